@@ -53,7 +53,7 @@ type NamespaceInfo struct {
 	Public     bool
 	Password   bool
 	Sequential bool
-	Locked     bool  // or frozen
+	Locked     bool // or frozen
 	Worm       bool
 	Used       int64 // bytes of live payloads
 	Limit      int64 // bytes, zero: none
