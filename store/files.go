@@ -1,0 +1,189 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/uptrace/bun"
+)
+
+// FileState is what is known about a file's copy on the backends.
+type FileState string
+
+// The states of a file.
+const (
+	FilePending  FileState = "pending"  // this version is not stored yet
+	FileStored   FileState = "stored"   // stored, with metadata on all four backends
+	FileDegraded FileState = "degraded" // stored, with metadata on three: not safe
+	FileDamaged  FileState = "damaged"  // the stored object is incomplete or wrong
+)
+
+// File is a tracked file of the frontend.
+type File struct {
+	Path       string // its identity; any bytes
+	Namespace  string
+	Kind       Kind
+	FileID     int64 // the number in d5 or i5; zero for a descriptor
+	Version    string
+	Length     int64  // bytes
+	Checksum   string // of the contents
+	ObjectPath string // where it is stored
+	Epoch      int64
+	Generation int64
+	Checkpoint int64 // the cut that last needed it
+	State      FileState
+	Stamp      string // what the caller compares to see that a file is unchanged without reading it
+	StoredAt   time.Time
+	VerifiedAt time.Time
+	Tries      int
+	LastError  string
+}
+
+const fileColumns = `path, namespace, kind, file_id, version, length, checksum, object_path, epoch, generation,
+	checkpoint, state, stamp, stored_at, verified_at, tries, last_error`
+
+const fileWidth = 17
+
+// UpsertFiles writes rows, all or none, over what was known of the same paths.
+func (s *Store) UpsertFiles(ctx context.Context, files ...File) error {
+	if len(files) == 0 {
+		return nil
+	}
+	err := s.update(ctx, func(tx bun.Tx) error { return s.upsertFilesTx(ctx, tx, files) })
+	return note(err, "upsert %d files", len(files))
+}
+
+func (s *Store) upsertFilesTx(ctx context.Context, tx bun.Tx, files []File) error {
+	head := s.q(`INSERT OR REPLACE INTO {files} (` + fileColumns + `) VALUES `)
+	return insertRows(ctx, tx.Tx, head, "", len(files), fileWidth, func(i int, to []any) []any {
+		f := &files[i]
+		return append(to, f.Path, f.Namespace, string(f.Kind), f.FileID, f.Version, f.Length, f.Checksum, f.ObjectPath,
+			f.Epoch, f.Generation, f.Checkpoint, string(f.State), f.Stamp, millis(f.StoredAt), millis(f.VerifiedAt),
+			f.Tries, clip(f.LastError, maxErrorText))
+	})
+}
+
+// File gives what is known of a path, or [ErrNotFound].
+func (s *Store) File(ctx context.Context, path string) (File, error) {
+	rows, err := s.db.DB.QueryContext(ctx, s.q(`SELECT `+fileColumns+` FROM {files} WHERE path = ?`), path)
+	if err != nil {
+		return File{}, note(err, "file %q", path)
+	}
+	defer rows.Close()
+	if !rows.Next() {
+		return File{}, note(errors.Join(rows.Err(), ErrNotFound), "file %q", path)
+	}
+	f, err := scanFile(rows)
+	return f, note(err, "file %q", path)
+}
+
+func scanFile(rows *sql.Rows) (File, error) {
+	var f File
+	var stored, verified int64
+	err := rows.Scan(&f.Path, &f.Namespace, &f.Kind, &f.FileID, &f.Version, &f.Length, &f.Checksum, &f.ObjectPath,
+		&f.Epoch, &f.Generation, &f.Checkpoint, &f.State, &f.Stamp, &stored, &verified, &f.Tries, &f.LastError)
+	f.StoredAt, f.VerifiedAt = stamp(stored), stamp(verified)
+	return f, err
+}
+
+// FileFilter chooses files. Its zero value chooses all.
+type FileFilter struct {
+	Namespace string
+	Kind      Kind
+	State     FileState
+	Limit     int // zero: none
+}
+
+// Files goes through the files in order of their paths. They are read page by
+// page, so the caller may change them meanwhile.
+func (s *Store) Files(ctx context.Context, f FileFilter) iter.Seq2[File, error] {
+	where := `path > ?`
+	args := []any{""}
+	for _, c := range []struct{ column, value string }{{"namespace", f.Namespace}, {"kind", string(f.Kind)}, {"state", string(f.State)}} {
+		if c.value != "" {
+			where += " AND " + c.column + " = ?"
+			args = append(args, c.value)
+		}
+	}
+	query := s.q(`SELECT ` + fileColumns + ` FROM {files} WHERE ` + where + ` ORDER BY path LIMIT ?`)
+	next := func(last File, limit int) (*sql.Rows, error) {
+		args[0] = last.Path
+		return s.db.DB.QueryContext(ctx, query, append(args[:len(args):len(args)], limit)...)
+	}
+	return paged(f.Limit, next, scanFile)
+}
+
+// RemoveFiles forgets paths; unknown ones are no error.
+func (s *Store) RemoveFiles(ctx context.Context, paths ...string) error {
+	err := s.update(ctx, func(tx bun.Tx) error {
+		for _, p := range paths {
+			if _, err := tx.Tx.ExecContext(ctx, s.q(`DELETE FROM {files} WHERE path = ?`), p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return note(err, "remove %d files", len(paths))
+}
+
+// MarkStored records that a version of a path is stored: the item leaves the
+// queue and, where the file's row is of this version, the file is stored. A
+// second call changes nothing but the time.
+func (s *Store) MarkStored(ctx context.Context, path, version, objectPath, checksum string) error {
+	err := s.update(ctx, func(tx bun.Tx) error {
+		if _, err := tx.Tx.ExecContext(ctx, s.q(`DELETE FROM {queue} WHERE path = ? AND version = ?`), path, version); err != nil {
+			return err
+		}
+		_, err := tx.Tx.ExecContext(ctx, s.q(`UPDATE {files} SET state = ?, object_path = ?, checksum = ?, stored_at = ?, last_error = ''
+			WHERE path = ? AND version = ?`), string(FileStored), objectPath, checksum, s.now(), path, version)
+		if err != nil {
+			return err
+		}
+		return s.queue.recordDoneTx(ctx, tx, path, version, Result{ObjectPath: objectPath, Checksum: checksum})
+	})
+	if err == nil {
+		s.queue.signal() // another version of the path may wait for this one
+	}
+	return note(err, "mark %q stored", path)
+}
+
+// SetFileState changes the state of a file if it still is of this version, or
+// gives [ErrNotFound]. The text of cause, which may be nil, is kept.
+func (s *Store) SetFileState(ctx context.Context, path, version string, state FileState, cause error) error {
+	text := ""
+	if cause != nil {
+		text = clip(cause.Error(), maxErrorText)
+	}
+	return s.updateFile(ctx, path, version, `UPDATE {files} SET state = ?, last_error = ?`, string(state), text)
+}
+
+// MarkVerified records that the object of this version was verified now, or
+// gives [ErrNotFound].
+func (s *Store) MarkVerified(ctx context.Context, path, version string) error {
+	return s.updateFile(ctx, path, version, `UPDATE {files} SET verified_at = ?`, s.now())
+}
+
+func (s *Store) updateFile(ctx context.Context, path, version, set string, args ...any) error {
+	err := s.update(ctx, func(tx bun.Tx) error {
+		r, err := tx.Tx.ExecContext(ctx, s.q(set+` WHERE path = ? AND version = ?`), append(args, path, version)...)
+		if err := one(r, err); errors.Is(err, ErrLeaseLost) {
+			return ErrNotFound
+		} else if err != nil {
+			return err
+		}
+		return nil
+	})
+	return note(err, "file %q", path)
+}
+
+// note says what was being done; nil stays nil.
+func note(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("store: "+format+": %w", append(args, err)...)
+}

@@ -1,0 +1,191 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/uptrace/bun"
+)
+
+// migrations lead from an empty database to the newest schema. They are only
+// ever appended to.
+var migrations = [][]string{
+	{ // 1: the queue, files and checkpoints
+		`CREATE TABLE {queue} (
+			id INTEGER PRIMARY KEY AUTOINCREMENT, -- order of arrival
+			path TEXT NOT NULL,
+			version TEXT NOT NULL,
+			kind TEXT NOT NULL,
+			rank INTEGER NOT NULL,                -- of kind
+			source TEXT NOT NULL,
+			checkpoint INTEGER NOT NULL,
+			size INTEGER NOT NULL,
+			priority INTEGER NOT NULL,
+			created_at INTEGER NOT NULL,          -- ms since 1970, as every time here
+			tries INTEGER NOT NULL DEFAULT 0,
+			last_error TEXT NOT NULL DEFAULT '',
+			ready INTEGER NOT NULL DEFAULT 1,     -- 1: may be claimed
+			next_at INTEGER NOT NULL DEFAULT 0,   -- not ready before, when not leased
+			leased INTEGER NOT NULL DEFAULT 0,
+			token INTEGER NOT NULL DEFAULT 0,     -- of the last lease
+			owner TEXT NOT NULL DEFAULT '',
+			session TEXT NOT NULL DEFAULT '',     -- the RetryQueue that gave the lease
+			lease_ms INTEGER NOT NULL DEFAULT 0,
+			lease_until INTEGER NOT NULL DEFAULT 0,
+			UNIQUE (path, version)
+		)`,
+		// Each question of a claim is one look into a small index.
+		`CREATE INDEX {queue_ready} ON {queue} (checkpoint, rank, priority DESC, id) WHERE ready = 1`,
+		`CREATE INDEX {queue_waiting} ON {queue} (next_at) WHERE ready = 0 AND leased = 0`,
+		`CREATE INDEX {queue_leased} ON {queue} (path, lease_until) WHERE leased = 1`,
+		`CREATE INDEX {queue_checkpoint} ON {queue} (checkpoint)`,
+		`CREATE INDEX {queue_created} ON {queue} (created_at)`,
+		// The last version of each path that was done.
+		`CREATE TABLE {done} (
+			path TEXT PRIMARY KEY,
+			version TEXT NOT NULL,
+			object_path TEXT NOT NULL,
+			checksum TEXT NOT NULL,
+			done_at INTEGER NOT NULL
+		)`,
+		// Sums are kept by triggers: a status must not count a million rows.
+		`CREATE TABLE {sums} (name TEXT PRIMARY KEY, n INTEGER NOT NULL)`,
+		`INSERT INTO {sums} VALUES ('items', 0), ('bytes', 0), ('tried', 0), ('done', 0)`,
+		`CREATE TRIGGER {queue_insert} AFTER INSERT ON {queue} BEGIN
+			UPDATE {sums} SET n = n + CASE name WHEN 'items' THEN 1 WHEN 'bytes' THEN NEW.size ELSE NEW.tries > 0 END
+			WHERE name IN ('items', 'bytes', 'tried');
+		END`,
+		`CREATE TRIGGER {queue_delete} AFTER DELETE ON {queue} BEGIN
+			UPDATE {sums} SET n = n - CASE name WHEN 'items' THEN 1 WHEN 'bytes' THEN OLD.size ELSE OLD.tries > 0 END
+			WHERE name IN ('items', 'bytes', 'tried');
+		END`,
+		`CREATE TRIGGER {queue_tried} AFTER UPDATE OF tries ON {queue} WHEN (OLD.tries > 0) <> (NEW.tries > 0) BEGIN
+			UPDATE {sums} SET n = n + (NEW.tries > 0) - (OLD.tries > 0) WHERE name = 'tried';
+		END`,
+		`CREATE TRIGGER {done_insert} AFTER INSERT ON {done} BEGIN
+			UPDATE {sums} SET n = n + 1 WHERE name = 'done';
+		END`,
+		`CREATE TRIGGER {done_delete} AFTER DELETE ON {done} BEGIN
+			UPDATE {sums} SET n = n - 1 WHERE name = 'done';
+		END`,
+		`CREATE TABLE {files} (
+			path TEXT PRIMARY KEY,
+			namespace TEXT NOT NULL,
+			kind TEXT NOT NULL,
+			file_id INTEGER NOT NULL,
+			version TEXT NOT NULL,
+			length INTEGER NOT NULL,
+			checksum TEXT NOT NULL,
+			object_path TEXT NOT NULL,
+			epoch INTEGER NOT NULL,
+			generation INTEGER NOT NULL,
+			checkpoint INTEGER NOT NULL,
+			state TEXT NOT NULL,
+			stamp TEXT NOT NULL,
+			stored_at INTEGER NOT NULL,
+			verified_at INTEGER NOT NULL,
+			tries INTEGER NOT NULL,
+			last_error TEXT NOT NULL
+		)`,
+		`CREATE INDEX {files_namespace} ON {files} (namespace, kind, file_id)`,
+		`CREATE TABLE {checkpoints} (
+			seq INTEGER PRIMARY KEY,
+			epoch INTEGER NOT NULL,
+			state TEXT NOT NULL,
+			created_at INTEGER NOT NULL,
+			committed_at INTEGER NOT NULL,
+			manifest TEXT NOT NULL
+		)`,
+		`CREATE INDEX {checkpoints_state} ON {checkpoints} (state, seq)`,
+	},
+	{ // 2: backends, events and state
+		`CREATE TABLE {generations} (
+			number INTEGER PRIMARY KEY,
+			created_at INTEGER NOT NULL,
+			reason TEXT NOT NULL,
+			backends BLOB NOT NULL
+		)`,
+		`CREATE TABLE {backends} (
+			id TEXT PRIMARY KEY,
+			role TEXT NOT NULL,
+			state TEXT NOT NULL,
+			since INTEGER NOT NULL,
+			generation INTEGER NOT NULL,
+			info BLOB NOT NULL
+		)`,
+		`CREATE TABLE {events} (
+			id INTEGER PRIMARY KEY AUTOINCREMENT,
+			at INTEGER NOT NULL,
+			kind TEXT NOT NULL,
+			subject TEXT NOT NULL,
+			message TEXT NOT NULL
+		)`,
+		`CREATE TABLE {state} (key TEXT PRIMARY KEY, value BLOB NOT NULL)`,
+		`CREATE INDEX {files_state} ON {files} (state, path)`,
+	},
+}
+
+// tables of the newest schema.
+var tables = []string{"queue", "done", "sums", "files", "checkpoints", "generations", "backends", "events", "state"}
+
+// migrate brings the schema to version target, in one transaction.
+func (b *base) migrate(ctx context.Context, target int) error {
+	if v, err := b.schemaVersion(ctx); err == nil && v == target {
+		return b.verify(ctx)
+	}
+	err := b.update(ctx, func(tx bun.Tx) error {
+		// Nothing may be written before the version is known: a newer database
+		// is left as it is (the transaction is rolled back).
+		if _, err := tx.Tx.ExecContext(ctx, b.q(`CREATE TABLE IF NOT EXISTS {schema} (version INTEGER NOT NULL)`)); err != nil {
+			return err
+		}
+		var have int
+		err := tx.Tx.QueryRowContext(ctx, b.q(`SELECT version FROM {schema}`)).Scan(&have)
+		if errors.Is(err, sql.ErrNoRows) {
+			_, err = tx.Tx.ExecContext(ctx, b.q(`INSERT INTO {schema} VALUES (0)`))
+		}
+		if err != nil {
+			return err
+		}
+		if have > target {
+			return &NewerSchemaError{Have: have, Want: target}
+		}
+		for v := have; v < target; v++ {
+			for _, statement := range migrations[v] {
+				if _, err := tx.Tx.ExecContext(ctx, b.q(statement)); err != nil {
+					return fmt.Errorf("store: migration to schema version %d: %w", v+1, err)
+				}
+			}
+		}
+		_, err = tx.Tx.ExecContext(ctx, b.q(`UPDATE {schema} SET version = ?`), target)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return b.verify(ctx)
+}
+
+// schemaVersion is the version of the database, or an error when it has none.
+func (b *base) schemaVersion(ctx context.Context) (int, error) {
+	var v int
+	err := b.db.DB.QueryRowContext(ctx, b.q(`SELECT version FROM {schema}`)).Scan(&v)
+	return v, err
+}
+
+// verify sees that the tables of the newest schema are there.
+func (b *base) verify(ctx context.Context) error {
+	for _, t := range tables {
+		var n int
+		err := b.db.DB.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?`, b.prefix+t).Scan(&n)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return fmt.Errorf("%w: table %s is missing", errDamaged, b.prefix+t)
+		}
+	}
+	return nil
+}
