@@ -1,0 +1,299 @@
+package child
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/threefoldtech/quantumd/services"
+)
+
+const (
+	maxRestartDelay = time.Minute
+	steady          = time.Minute // a run of this length ends the doubling of delays
+	lockWait        = 2 * time.Second
+	logCheck        = 30 * time.Second
+)
+
+// ErrSupervised says that a supervisor of this service lives already.
+var ErrSupervised = errors.New("child: service is supervised already")
+
+// Supervise runs the service name of the folder dir, and again whenever it
+// ends, until ctx ends; then it stops the service and returns nil.
+func Supervise(ctx context.Context, dir, name string, log *slog.Logger) error {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	h := home(filepath.Join(dir, name))
+	s, err := h.load()
+	if err != nil {
+		return err
+	}
+	lock := h.lock()
+	wait, cancel := context.WithTimeout(ctx, lockWait) // a look at the lock holds it for a moment
+	defer cancel()
+	if ok, err := lock.TryLockContext(wait, pollEvery); !ok {
+		return errors.Join(fmt.Errorf("%w: %s", ErrSupervised, name), ctx.Err(), ignoreTimeout(err))
+	}
+	defer lock.Close()
+	if err := os.WriteFile(h.file("lock"), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
+		return err
+	}
+	sv := &supervisor{home: h, service: s.WithDefaults(), log: log.With("service", name)}
+	if err := h.endOrphan(ctx, sv.service); err != nil {
+		return err
+	}
+	return sv.run(ctx)
+}
+
+func ignoreTimeout(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+type supervisor struct {
+	home    home
+	service services.Service
+	log     *slog.Logger
+	record  record
+}
+
+func (v *supervisor) run(ctx context.Context) error {
+	delay := v.service.RestartDelay
+	for {
+		began := time.Now()
+		err := v.once(ctx)
+		if ctx.Err() != nil {
+			v.set(services.Inactive, "")
+			return ignoreTimeout(err)
+		}
+		if time.Since(began) >= steady {
+			delay = v.service.RestartDelay
+		}
+		v.record.Restarts++
+		v.log.Warn("service ended, is started again", "err", err, "in", delay)
+		v.set(services.Starting, fmt.Sprintf("%v; next start in %v", err, delay))
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			v.set(services.Inactive, "")
+			return nil
+		}
+		delay = min(2*delay, maxRestartDelay)
+	}
+}
+
+// set writes the status. A supervisor whose disk is full goes on.
+func (v *supervisor) set(state services.State, detail string) {
+	v.record.State, v.record.Detail, v.record.Since = state, detail, time.Now()
+	if state == services.Inactive {
+		v.record.PID, v.record.Started = 0, ""
+	}
+	if err := v.home.writeRecord(v.record); err != nil {
+		v.log.Warn("status not written", "err", err)
+	}
+}
+
+// once runs the service from its start to its end. The error says how it
+// ended; after a stop it is nil.
+func (v *supervisor) once(ctx context.Context) error {
+	v.clearMount()
+	defer v.clearMount()
+	p, err := v.start()
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	v.record.PID, v.record.Started = p.cmd.Process.Pid, startOf(p.cmd.Process.Pid)
+	v.set(services.Starting, "")
+
+	ready := p.awaitReady(v.service)
+	late := time.NewTimer(v.service.StartTimeout)
+	defer late.Stop()
+	look := time.NewTicker(logCheck)
+	defer look.Stop()
+	for {
+		select {
+		case err := <-ready:
+			ready = nil
+			if err != nil {
+				return errors.Join(err, v.end(p))
+			}
+			late.Stop()
+			v.set(services.Active, "")
+		case <-late.C:
+			return errors.Join(fmt.Errorf("not ready within %v", v.service.StartTimeout), v.end(p))
+		case <-look.C:
+			if err := v.home.trimLog(); err != nil {
+				v.log.Warn("log not trimmed", "err", err)
+			}
+		case <-p.ended:
+			v.record.PID, v.record.Started = 0, ""
+			v.record.ExitCode = p.cmd.ProcessState.ExitCode()
+			if v.service.Kill != services.KillProcess {
+				_ = kill(-p.cmd.Process.Pid, syscall.SIGKILL) // what it left behind
+			}
+			return p.endError()
+		case <-ctx.Done():
+			return v.end(p)
+		}
+	}
+}
+
+// end stops the process.
+func (v *supervisor) end(p *process) error {
+	v.set(services.Stopping, "")
+	err := endProcess(context.Background(), p.cmd.Process.Pid, v.service, func() bool {
+		select {
+		case <-p.ended:
+			return true
+		default:
+			return false
+		}
+	})
+	if err == nil {
+		v.record.ExitCode = p.cmd.ProcessState.ExitCode()
+		v.record.PID, v.record.Started = 0, ""
+	}
+	return err
+}
+
+// clearMount takes away a mount whose process was killed: it would fail every
+// start. Where there is none, umount fails and nothing is lost.
+func (v *supervisor) clearMount() {
+	if v.service.Mountpoint == "" {
+		return
+	}
+	if _, err := os.Stat(v.service.Mountpoint); !errors.Is(err, syscall.ENOTCONN) {
+		return
+	}
+	if out, err := exec.Command("umount", "-l", v.service.Mountpoint).CombinedOutput(); err != nil {
+		v.log.Warn("dead mount not cleared", "err", err, "output", string(out))
+	}
+}
+
+func (v *supervisor) start() (*process, error) {
+	s := v.service
+	log, err := v.home.openLog()
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close() // the process has its own
+	p := &process{ended: make(chan struct{})}
+	env := append(os.Environ(), s.Env...)
+	if s.Notify {
+		if p.notify, err = listenNotify(v.home.file("notify.sock")); err != nil {
+			return nil, err
+		}
+		env = append(env, "NOTIFY_SOCKET="+p.notify.path)
+	}
+	if len(s.Credentials) > 0 {
+		folder, err := v.home.linkCredentials(s.Credentials)
+		if err != nil {
+			p.closeNotify()
+			return nil, err
+		}
+		env = append(env, "CREDENTIALS_DIRECTORY="+folder)
+	}
+	p.cmd = exec.Command(s.Exec[0], s.Exec[1:]...)
+	p.cmd.Env, p.cmd.Dir = env, s.Dir
+	p.cmd.Stdout, p.cmd.Stderr = log, log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := p.cmd.Start(); err != nil {
+		p.closeNotify()
+		return nil, err
+	}
+	go func() {
+		_ = p.cmd.Wait() // ProcessState tells
+		close(p.ended)
+	}()
+	return p, nil
+}
+
+// linkCredentials makes the folder that the program finds its secrets in.
+func (h home) linkCredentials(list []services.Credential) (string, error) {
+	folder := h.file("credentials")
+	if err := os.RemoveAll(folder); err != nil {
+		return "", err
+	}
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		return "", err
+	}
+	for _, c := range list {
+		if err := os.Symlink(c.Path, filepath.Join(folder, c.Name)); err != nil {
+			return "", err
+		}
+	}
+	return folder, nil
+}
+
+// process is one run of a service.
+type process struct {
+	cmd     *exec.Cmd
+	ended   chan struct{} // closed when it was reaped
+	notify  *notifySocket // nil without Notify
+	stop    context.CancelFunc
+	waiting chan struct{} // closed when the wait for readiness has ended
+}
+
+// awaitReady tells once when the service is ready, or that it cannot be.
+func (p *process) awaitReady(s services.Service) <-chan error {
+	ctx, cancel := context.WithCancel(context.Background())
+	p.stop, p.waiting = cancel, make(chan struct{})
+	ready := make(chan error, 1)
+	go func() {
+		defer close(p.waiting)
+		if p.notify != nil {
+			if p.notify.wait() != nil {
+				return // closed: the process ended first
+			}
+		}
+		if len(s.WaitExec) > 0 {
+			cmd := exec.CommandContext(ctx, s.WaitExec[0], s.WaitExec[1:]...)
+			cmd.Env = append(os.Environ(), s.Env...)
+			cmd.WaitDelay = time.Second
+			if out, err := cmd.CombinedOutput(); err != nil {
+				text := strings.ToValidUTF8(string(out[max(0, len(out)-500):]), "?")
+				ready <- fmt.Errorf("%s: %w: %s", s.WaitExec[0], err, strings.TrimSpace(text))
+				return
+			}
+		}
+		ready <- nil
+	}()
+	return ready
+}
+
+func (p *process) closeNotify() {
+	if p.notify != nil {
+		p.notify.close()
+	}
+}
+
+// close ends the wait for readiness and waits for the process, which has been
+// told to end.
+func (p *process) close() {
+	p.closeNotify()
+	if p.stop != nil {
+		p.stop()
+		<-p.waiting
+	}
+	<-p.ended
+}
+
+func (p *process) endError() error {
+	st := p.cmd.ProcessState
+	if ws, ok := st.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return fmt.Errorf("ended by signal %v", ws.Signal())
+	}
+	return fmt.Errorf("ended with exit code %d", st.ExitCode())
+}

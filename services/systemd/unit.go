@@ -1,0 +1,256 @@
+package systemd
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/threefoldtech/quantumd/services"
+)
+
+// Render gives the text of a service's unit file. With a target, such as
+// `qsfs.target`, the service stops and starts with it.
+func Render(s services.Service, target string) (string, error) {
+	if err := s.Validate(); err != nil {
+		return "", err
+	}
+	s = s.WithDefaults()
+	var u unit
+	u.section("Unit")
+	u.unitSection(s, target)
+	u.section("Service")
+	u.execution(s)
+	u.supervision(s)
+	if !s.Unconfined {
+		u.hardening(s)
+	}
+	u.section("Install")
+	u.set("WantedBy", either(target, "multi-user.target"))
+	return "# Written by quantumd: changes are lost at the next setup or upgrade.\n" + u.String(), nil
+}
+
+// RenderTarget gives the text of a target that holds services together.
+func RenderTarget(description string, services []string) string {
+	var u unit
+	u.section("Unit")
+	u.set("Description", escape(description))
+	u.units("Wants", services)
+	u.section("Install")
+	u.set("WantedBy", "multi-user.target")
+	return "# Written by quantumd: changes are lost at the next setup or upgrade.\n" + u.String()
+}
+
+func either(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// unit gathers the lines of a unit file.
+type unit struct{ strings.Builder }
+
+func (u *unit) section(name string) {
+	if u.Len() > 0 {
+		u.WriteByte('\n')
+	}
+	fmt.Fprintf(u, "[%s]\n", name)
+}
+
+func (u *unit) set(key, value string) {
+	if value != "" {
+		fmt.Fprintf(u, "%s=%s\n", key, value)
+	}
+}
+
+func (u *unit) units(key string, names []string) {
+	var words []string
+	for _, n := range names {
+		words = append(words, n+".service")
+	}
+	u.set(key, strings.Join(words, " "))
+}
+
+func (u *unit) command(key, prefix string, words []string) {
+	if len(words) == 0 {
+		return
+	}
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = quote(w)
+		if i > 0 { // `$` is not expanded in the program's own path
+			quoted[i] = strings.ReplaceAll(quoted[i], "$", "$$")
+		}
+	}
+	u.set(key, prefix+strings.Join(quoted, " "))
+}
+
+func (u *unit) paths(key, prefix string, paths []string) {
+	var words []string
+	for _, p := range paths {
+		words = append(words, quote(prefix+p))
+	}
+	u.set(key, strings.Join(words, " "))
+}
+
+func (u *unit) unitSection(s services.Service, target string) {
+	u.set("Description", escape(s.Description))
+	u.set("Wants", "network-online.target")
+	u.set("After", "network-online.target local-fs.target")
+	if target != "" {
+		// After the target: so that stopping the target waits for the service.
+		u.set("PartOf", target)
+		u.set("After", target)
+	}
+	before := slices.Concat(s.After, s.Requires)
+	u.units("Wants", s.After)
+	u.units("Requires", s.Requires)
+	u.units("PartOf", s.Requires)
+	u.units("After", before)
+	u.paths("RequiresMountsFor", "", s.Writable)
+	u.set("StartLimitIntervalSec", "0") // never give up
+}
+
+func (u *unit) execution(s services.Service) {
+	switch {
+	case s.Notify:
+		u.set("Type", "notify")
+		u.set("NotifyAccess", "main")
+	default:
+		u.set("Type", "exec")
+	}
+	for _, e := range s.Env {
+		u.set("Environment", quote(e))
+	}
+	for _, c := range s.Credentials {
+		u.set("LoadCredential", escape(c.Name+":"+c.Path))
+	}
+	u.set("WorkingDirectory", escape(s.Dir))
+	u.set("UMask", "0077")
+	if s.RuntimeDir != "" {
+		u.set("RuntimeDirectory", escape(s.RuntimeDir))
+		u.set("RuntimeDirectoryMode", "0700")
+		u.set("RuntimeDirectoryPreserve", "yes") // other services have their sockets there
+	}
+	if s.Mountpoint != "" {
+		// A mount whose process was killed answers nothing but errors, and fails
+		// every start: it is taken away first, and again at the end.
+		u.command("ExecStartPre", "-", []string{umount, "-l", s.Mountpoint})
+	}
+	u.command("ExecStart", "", s.Exec)
+	u.command("ExecStartPost", "", s.WaitExec)
+	if s.ReloadSignal != 0 {
+		u.set("ExecReload", fmt.Sprintf("/bin/kill -%d $MAINPID", int(s.ReloadSignal)))
+	}
+	if s.Mountpoint != "" {
+		u.command("ExecStopPost", "-", []string{umount, "-l", s.Mountpoint})
+	}
+}
+
+const umount = "/bin/umount"
+
+func (u *unit) supervision(s services.Service) {
+	u.set("Restart", "always")
+	u.set("RestartSec", seconds(s.RestartDelay))
+	u.set("TimeoutStartSec", seconds(s.StartTimeout))
+	u.set("TimeoutStopSec", seconds(s.StopTimeout)) // it bounds the machine's shutdown too
+	u.set("KillMode", string(s.Kill))
+	if len(s.SuccessExit) > 0 {
+		u.set("SuccessExitStatus", strings.Trim(fmt.Sprint(s.SuccessExit), "[]"))
+	}
+	u.set("LimitNOFILE", "65536")
+}
+
+// hardening confines a service. One that mounts a FUSE file system must not
+// get a mount namespace of its own: the unit would be active, and the host
+// would see an empty folder. So it gets none of the options that make one
+// (ProtectSystem, ProtectHome, PrivateTmp, ReadWritePaths, ProtectKernel*,
+// ProtectControlGroups, ProtectProc); each was measured with systemd 252.
+func (u *unit) hardening(s services.Service) {
+	u.set("NoNewPrivileges", "true")
+	u.set("LockPersonality", "true")
+	u.set("RestrictRealtime", "true")
+	u.set("RestrictSUIDSGID", "true")
+	u.set("RestrictNamespaces", "true")
+	u.set("MemoryDenyWriteExecute", "true")
+	u.set("ProtectClock", "true")
+	u.set("ProtectHostname", "true")
+	u.set("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6 AF_NETLINK")
+	if s.Mountpoint != "" {
+		u.set("PrivateMounts", "no")
+		u.set("DevicePolicy", "closed")
+		u.set("DeviceAllow", "/dev/fuse rw")
+		u.set("SystemCallFilter", "@system-service @mount")
+		u.set("CapabilityBoundingSet", "CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_FOWNER CAP_CHOWN")
+		return
+	}
+	u.set("PrivateDevices", "true")
+	u.set("ProtectSystem", "strict")
+	if !belowHome(s) {
+		u.set("ProtectHome", "true")
+	}
+	u.set("ProtectKernelTunables", "true")
+	u.set("ProtectKernelModules", "true")
+	u.set("ProtectControlGroups", "true")
+	u.set("SystemCallFilter", "@system-service")
+	writable := slices.Clone(s.Writable)
+	if s.RuntimeDir != "" {
+		writable = append(writable, "/run/"+s.RuntimeDir)
+	}
+	u.paths("ReadWritePaths", "-", writable) // `-`: a missing folder would prevent the start
+}
+
+// belowHome says whether a path of the service would be hidden by ProtectHome.
+func belowHome(s services.Service) bool {
+	paths := slices.Concat(s.Writable, []string{s.Dir}, s.Exec[:1])
+	for _, c := range s.Credentials {
+		paths = append(paths, c.Path)
+	}
+	return slices.ContainsFunc(paths, func(p string) bool {
+		for _, home := range []string{"/home/", "/root/", "/run/user/"} {
+			if strings.HasPrefix(p+"/", home) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func seconds(d time.Duration) string {
+	if d%time.Second == 0 {
+		return fmt.Sprint(int64(d / time.Second))
+	}
+	return fmt.Sprintf("%dms", d.Milliseconds())
+}
+
+// escape doubles the character that begins a specifier.
+func escape(s string) string { return strings.ReplaceAll(s, "%", "%%") }
+
+// quote gives one word of a unit file: as it is, or in double quotes with C
+// escapes, when it holds what would part or change it.
+func quote(s string) string {
+	s = escape(s)
+	if s != "" && s != ";" && !strings.ContainsFunc(s, special) {
+		return s
+	}
+	var b strings.Builder
+	b.WriteByte('"')
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			b.WriteByte('\\')
+			b.WriteByte(c)
+		case c < ' ' || c == 0x7f:
+			fmt.Fprintf(&b, `\x%02x`, c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+func special(r rune) bool {
+	return r <= ' ' || r == 0x7f || strings.ContainsRune(`"'\`, r)
+}
