@@ -1,0 +1,199 @@
+package zstor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/engine/zstor/record"
+	"github.com/threefoldtech/quantumd/engine/zstor/seal"
+)
+
+const (
+	metaFull    = backend.MetaBackends     // holders of a full write
+	metaCommit  = backend.MetaBackends - 1 // holders that commit a write
+	cleanupTime = 15 * time.Second         // for taking back what a failed write left
+)
+
+// uncommittedError: a record reached fewer than three metadata backends.
+// maybeHolders may hold it all the same, so that what it names must stay when
+// these are enough to read it.
+type uncommittedError struct {
+	maybeHolders int
+	err          error
+}
+
+func (e *uncommittedError) Error() string { return e.err.Error() }
+func (e *uncommittedError) Unwrap() error { return e.err }
+
+// newGeneration seals obj as the successor of what st holds.
+func (o *op) newGeneration(obj *Object, st *metaState) (*generation, error) {
+	obj.Generation = uint64(time.Now().UnixNano())
+	want := 0
+	for _, a := range st.answers {
+		if a.kind == present && want == 0 {
+			want = record.SealedLenFor(len(a.raw)) - seal.Overhead
+		}
+		if a.gen != nil {
+			obj.Generation = max(obj.Generation, a.gen.number()+1)
+		}
+	}
+	rec := obj.record()
+	plain, err := rec.Append(want)
+	if err != nil {
+		return nil, err
+	}
+	o.stats.sealed.Add(1)
+	values, err := record.Split(o.cfg.Key.Seal(plain, nil))
+	if err != nil {
+		return nil, err
+	}
+	g := &generation{rec: rec}
+	for i, v := range values {
+		g.values[i] = v.Encode()
+	}
+	return g, nil
+}
+
+// writeGeneration brings g to all metadata backends that answer, at least three.
+// st is what they held; it is kept up to date. It gives the number of holders. An
+// error is an *uncommittedError, and what was there before was put back as far as
+// the backends allowed.
+func (o *op) writeGeneration(ctx context.Context, g *generation, st *metaState) (int, error) {
+	before := *st
+	var faults []error
+	uncertain := 0 // failed writes that may have happened
+	for {
+		s := st.slotsFor(g)
+		if n := s.writableCount(); n < metaCommit {
+			err := &UnavailableError{What: "metadata", Answered: n, Needed: metaCommit, Err: errors.Join(append(faults, st.errs())...)}
+			return 0, &uncommittedError{o.rollBack(ctx, g, &before, st) + uncertain, err}
+		}
+		steps := s.plan()
+		if len(steps) == 0 {
+			return g.count(), nil
+		}
+		if o.runSteps(ctx, g, st, s, steps, &faults, &uncertain); ctx.Err() != nil {
+			return 0, &uncommittedError{o.rollBack(ctx, g, &before, st) + uncertain, ctx.Err()}
+		}
+	}
+}
+
+func (s slots) writableCount() int {
+	n := 0
+	for _, b := range s {
+		if b.writable {
+			n++
+		}
+	}
+	return n
+}
+
+// blank: nothing of any write is there, so that the order does not matter.
+func (s slots) blank() bool {
+	for _, b := range s {
+		if b.write != noValue && b.write != newWrite {
+			return false
+		}
+	}
+	return true
+}
+
+// runSteps writes in order until one fails; all at once where no old value is. A
+// backend that failed is silent from then on.
+func (o *op) runSteps(ctx context.Context, g *generation, st *metaState, s slots, steps []step, faults *[]error, uncertain *int) {
+	errs := make([]error, len(steps))
+	if s.blank() {
+		var writing sync.WaitGroup
+		for i, t := range steps {
+			writing.Go(func() { errs[i] = o.setMeta(ctx, t.backend, g.values[t.index]) })
+		}
+		writing.Wait()
+	}
+	for i, t := range steps {
+		if !s.blank() {
+			errs[i] = o.setMeta(ctx, t.backend, g.values[t.index])
+		}
+		a := &st.answers[t.backend]
+		if errs[i] == nil {
+			raw := g.values[t.index]
+			*a = metaAnswer{kind: present, raw: raw, value: record.Value{Index: t.index, Shard: raw[1 : len(raw)-16]}, gen: g}
+			g.holders |= 1 << t.backend
+			continue
+		}
+		*faults = append(*faults, errs[i])
+		g.holders &^= 1 << t.backend
+		*a = metaAnswer{kind: silent, err: errs[i]}
+		var unreachable *backend.UnreachableError
+		if errors.As(errs[i], &unreachable) || ctx.Err() != nil {
+			*uncertain++
+		}
+		if !s.blank() {
+			return // the order was planned with this backend: plan anew
+		}
+	}
+}
+
+func (o *op) setMeta(ctx context.Context, i int, value []byte) error {
+	b := o.cfg.Meta[i]
+	err := o.conns.use(ctx, b, func(ctx context.Context, c backend.Conn) error {
+		_, err := c.Set(ctx, []byte(o.event.Key), value)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("write metadata to %s: %w", b, err)
+	}
+	return nil
+}
+
+// rollBack puts back what holders of g held before, and tells how many may still
+// hold g. It goes on when ctx has ended, for a limited time.
+func (o *op) rollBack(ctx context.Context, g *generation, before, now *metaState) int {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	left := 0
+	for i := range now.answers {
+		if now.answers[i].gen != g || before.answers[i].gen == g {
+			continue
+		}
+		var err error
+		if old := before.answers[i]; old.kind == absent {
+			err = o.conns.use(ctx, o.cfg.Meta[i], func(ctx context.Context, c backend.Conn) error {
+				return c.Delete(ctx, []byte(o.event.Key))
+			})
+		} else {
+			err = o.setMeta(ctx, i, old.raw)
+		}
+		if err != nil && !errors.Is(err, backend.ErrNotFound) {
+			left++
+			o.log.Warn("a metadata write that failed could not be taken back", "backend", o.cfg.Meta[i].ID, "key", o.event.Key, "err", err)
+		}
+	}
+	return left
+}
+
+// commit writes obj as the new record of its key and notes in obj how well it is kept.
+func (o *op) commit(ctx context.Context, obj *Object, st *metaState) error {
+	g, err := o.newGeneration(obj, st)
+	if err != nil {
+		return err
+	}
+	return o.bring(ctx, obj, g, st)
+}
+
+// bring writes g, and notes in obj how well it is kept.
+func (o *op) bring(ctx context.Context, obj *Object, g *generation, st *metaState) error {
+	holders, err := o.writeGeneration(ctx, g, st)
+	if err != nil {
+		return err
+	}
+	obj.Key, obj.Path = o.event.Key, o.event.Path
+	obj.MetaHolders, obj.Degraded = holders, holders < metaFull
+	if obj.Degraded {
+		o.log.Warn("record is on three of four metadata backends", "key", obj.Key, "err", st.errs())
+	}
+	return nil
+}
