@@ -1,0 +1,354 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/threefoldtech/quantumd/engine/zdb/segment"
+)
+
+// load brings the namespace into memory from its folders, which exist. What a
+// crash left behind is completed or cut; damage that would lose more is an
+// error matching ErrDamaged. The caller keeps writers and checkpoints away.
+func (n *Namespace) load(ctx context.Context) error {
+	if err := n.loadDescriptor(); err != nil {
+		return err
+	}
+	l, err := n.loadFiles(ctx)
+	if err != nil {
+		if l != nil {
+			l.close()
+		}
+		return fmt.Errorf("zdb: load namespace %s: %w", n.name, err)
+	}
+	n.install(l)
+	return nil
+}
+
+func (n *Namespace) loadFiles(ctx context.Context) (*loader, error) {
+	c, cerr := readCheckpoint(n.indexDir)
+	if cerr != nil {
+		// The checkpoint saves time; the files alone are enough.
+		n.srv.log.Warn("checkpoint is unreadable, scanning the files", "namespace", n.name, "err", cerr)
+	}
+	if c != nil && c.flushing {
+		if err := n.removeFiles(); err != nil {
+			return nil, err
+		}
+		c = nil
+	}
+	if err := n.dropEmptyPair(c); err != nil {
+		return nil, err
+	}
+	d, err := scanDir(n.indexDir, n.dataDir)
+	if err != nil {
+		return nil, err
+	}
+	l := &loader{n: n, files: d, data: newDataCache(n.dataDir), doubtful: cerr != nil || c != nil}
+	switch {
+	case len(d.index) == 0 && len(d.data) == 0:
+		err = l.fresh()
+	case len(d.index) == 0 && !d.dataHasEntries(n.dataDir):
+		err = l.freshOverEmpty()
+	case len(d.index) == 0:
+		err = fmt.Errorf("%w: %s has data files but no index: rebuild it with Reindex", ErrDamaged, n.indexDir)
+	case c != nil && l.ours(c):
+		err = l.resume(ctx, c)
+	default:
+		err = l.adopt(ctx)
+	}
+	return l, err
+}
+
+// removeFiles deletes all pairs, index files first: what is left of data files
+// after a crash is then known to be garbage by the checkpoint.
+func (n *Namespace) removeFiles() error {
+	for dir, prefix := range map[string]byte{n.indexDir: 'i', n.dataDir: 'd'} {
+		m, err := sizes(dir, prefix)
+		if err != nil {
+			return err
+		}
+		for id := range m {
+			name := segment.IndexName(id)
+			if prefix == 'd' {
+				name = segment.DataName(id)
+			}
+			if err := removeIfThere(filepath.Join(dir, name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// install makes what was loaded current.
+func (n *Namespace) install(l *loader) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.closeFilesLocked()
+	n.index, n.data = l.index, l.data
+	n.lastData = l.lastData
+	n.dataOff = l.dataOff
+	if l.active != nil {
+		n.setActiveLocked(l.data.add(l.index.lastID(), l.active, true), l.dataOff)
+	}
+	n.broken = nil
+	n.synced.Store(n.writeSeq) // the checkpoint that follows syncs what was replayed
+	if l.replayed {
+		n.writeSeq++
+	}
+	n.index.inserts = max(n.index.inserts, n.index.slots)
+	n.switched = n.srv.disk.now()
+}
+
+// closeFilesLocked lets go of all files; reads that hold one finish on it.
+func (n *Namespace) closeFilesLocked() {
+	if n.active != nil {
+		n.data.unpin(n.active)
+		n.data.release(n.active)
+		n.active = nil
+	}
+	if n.index != nil {
+		n.index.cache.closeAll()
+		n.data.closeAll()
+	}
+}
+
+func (n *Namespace) loadDescriptor() error {
+	b, err := os.ReadFile(n.DescriptorPath())
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if errors.Is(err, os.ErrNotExist) || (err == nil && len(b) < 15) {
+		n.desc = segment.Descriptor{Name: n.name, Public: true}
+		return n.saveDescriptor(n.desc)
+	}
+	if err != nil {
+		return err
+	}
+	d, err := segment.DecodeDescriptor(b)
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrDamaged, n.DescriptorPath(), err)
+	}
+	d.Name = n.name
+	n.desc = d
+	return nil
+}
+
+func (n *Namespace) saveDescriptor(d segment.Descriptor) error {
+	return n.srv.disk.replaceFile(n.DescriptorPath(), d.Append(nil))
+}
+
+// dropEmptyPair removes a highest pair that holds nothing when an older one
+// exists: the next write makes it again.
+func (n *Namespace) dropEmptyPair(c *checkpointFile) error {
+	for {
+		d, err := scanDir(n.indexDir, n.dataDir)
+		if err != nil || len(d.index) < 2 {
+			return err
+		}
+		id := uint32(len(d.index) - 1)
+		if d.index[id] > segment.IndexHeaderSize || d.data[id] > segment.DataHeaderSize {
+			return nil
+		}
+		if c != nil && int(id) < len(c.lengths) && c.lengths[id] > segment.IndexHeaderSize {
+			return nil // it had entries: damage, not an empty pair
+		}
+		if err := errors.Join(removeIfThere(n.DataPath(id)), removeIfThere(n.IndexPath(id))); err != nil {
+			return err
+		}
+	}
+}
+
+// folder is what files a namespace has on disk.
+type folder struct {
+	index []int64          // length by id, without gaps
+	data  map[uint32]int64 // length by id
+}
+
+func scanDir(indexDir, dataDir string) (folder, error) {
+	d := folder{data: map[uint32]int64{}}
+	found, err := sizes(indexDir, 'i')
+	if err != nil {
+		return d, err
+	}
+	for id := uint32(0); len(d.index) < len(found); id++ {
+		size, ok := found[id]
+		if !ok {
+			return d, fmt.Errorf("%w: %s is missing, but later index files are there",
+				ErrDamaged, filepath.Join(indexDir, segment.IndexName(id)))
+		}
+		d.index = append(d.index, size)
+	}
+	d.data, err = sizes(dataDir, 'd')
+	return d, err
+}
+
+func sizes(dir string, prefix byte) (map[uint32]int64, error) {
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	m := map[uint32]int64{}
+	for _, e := range list {
+		id, ok := segment.ParseName(prefix, e.Name())
+		if !ok {
+			continue
+		}
+		fi, err := os.Stat(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		if !fi.Mode().IsRegular() {
+			return nil, fmt.Errorf("%w: %s is not a regular file", ErrDamaged, filepath.Join(dir, e.Name()))
+		}
+		m[id] = fi.Size()
+	}
+	return m, nil
+}
+
+func (d folder) dataHasEntries(dir string) bool {
+	for _, size := range d.data {
+		if size > segment.DataHeaderSize {
+			return true
+		}
+	}
+	return false
+}
+
+// loader builds the state of a namespace.
+type loader struct {
+	n        *Namespace
+	files    folder
+	index    *index
+	data     *fileCache
+	active   *os.File // nil: the highest pair is closed
+	dataOff  int64
+	lastData uint32
+	replayed bool
+	newMode  Mode // of a fresh namespace; zero: the server's, else user
+	doubtful bool // there was a checkpoint, but it may not fit
+}
+
+func (l *loader) close() {
+	if l.index != nil {
+		l.index.cache.closeAll()
+	}
+	if l.active != nil {
+		l.active.Close()
+	}
+	l.data.closeAll()
+}
+
+func (l *loader) mode() Mode {
+	switch {
+	case l.newMode != 0:
+		return l.newMode
+	case l.n.srv.o.Mode != 0:
+		return l.n.srv.o.Mode
+	}
+	return User
+}
+
+// fresh makes the first pair of a new namespace: it says the mode.
+func (l *loader) fresh() error {
+	l.index = newIndex(l.n.indexDir, l.mode())
+	f, err := createData(l.data, 0)
+	if err != nil {
+		return err
+	}
+	l.active, l.dataOff = f, segment.DataHeaderSize
+	if err := l.n.srv.disk.syncDir(l.n.dataDir); err != nil {
+		return err
+	}
+	return l.index.create()
+}
+
+// freshOverEmpty is fresh after a crash that left a first data file.
+func (l *loader) freshOverEmpty() error {
+	for id := range l.files.data {
+		if err := os.Remove(l.data.path(id)); err != nil {
+			return err
+		}
+	}
+	return l.fresh()
+}
+
+// ours says whether the files can be what this server left when it wrote c, or
+// later, before a crash. A real zdb that ran since is seen by its pairs, or
+// by files that changed after a clean end.
+func (l *loader) ours(c *checkpointFile) bool {
+	have, want := l.files.index, c.lengths
+	last := len(want) - 1
+	if last < 0 || len(have) < len(want)-1 || len(have) > len(want)+1 || (len(have) > len(want) && !c.closed) {
+		return false
+	}
+	for i, length := range want {
+		if i < len(have) && have[i] < length || i != last && have[i] != length {
+			return false
+		}
+	}
+	if len(have) < len(want) { // dropEmptyPair took it
+		return want[last] <= segment.IndexHeaderSize
+	}
+	size, there := l.files.data[uint32(last)]
+	if c.closed {
+		return (!there || c.dataOff == 0 || size == c.dataOff) && (!c.clean || len(have) == len(want)) && have[last] == want[last]
+	}
+	return there && size >= c.dataOff && (!c.clean || (size == c.dataOff && have[last] == want[last]))
+}
+
+// openIndex checks the headers of the index files and takes them in with the
+// given lengths. A last file without a whole header gets one.
+func (l *loader) openIndex(lengths []int64) error {
+	for id := range lengths {
+		m, err := l.indexHeader(uint32(id), id == len(lengths)-1)
+		if err != nil {
+			return err
+		}
+		if l.index == nil {
+			if want := l.n.srv.o.Mode; want != 0 && m != want {
+				return fmt.Errorf("%w: %s is in mode %v, the server in mode %v",
+					ErrOptions, l.n.IndexPath(uint32(id)), m, want)
+			}
+			l.index = newIndex(l.n.indexDir, m)
+		}
+		l.index.mode = m // as the reference does: the last one wins
+	}
+	return nil
+}
+
+func (l *loader) indexHeader(id uint32, last bool) (Mode, error) {
+	f, err := os.OpenFile(l.n.IndexPath(id), os.O_RDWR, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	b := make([]byte, segment.IndexHeaderSize)
+	k, err := f.ReadAt(b, 0)
+	if k < len(b) && last && l.files.index[id] < segment.IndexHeaderSize {
+		m := l.mode()
+		if l.index != nil {
+			m = l.index.mode
+		}
+		if err := f.Truncate(0); err != nil {
+			return 0, err
+		}
+		_, err := f.WriteAt(segment.AppendIndexHeader(nil, id, m), 0)
+		l.files.index[id] = segment.IndexHeaderSize
+		return m, err
+	}
+	if k < len(b) {
+		return 0, fmt.Errorf("%w: %s has no whole header (%w)", ErrDamaged, f.Name(), err)
+	}
+	got, m, err := segment.DecodeIndexHeader(b)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %s: %w", ErrDamaged, f.Name(), err)
+	}
+	if got != id {
+		return 0, fmt.Errorf("%w: %s says that it is file %d", ErrDamaged, f.Name(), got)
+	}
+	return m, nil
+}
