@@ -56,7 +56,7 @@ type Options struct {
 
 // Event tells of one finished operation.
 type Event struct {
-	Op    string // store, retrieve, verify, rebuild, remove, alias
+	Op    string // store, retrieve, lookup, verify, rebuild, remove, alias
 	Path  string // empty where only the key is known
 	Key   string
 	Bytes int64 // of the object

@@ -127,6 +127,9 @@ func (o *op) askMeta(ctx context.Context, b backend.Backend, key string) metaAns
 
 // decode tries the pairs of values whose generation is not known yet.
 func (st *metaState) decode(cfg Config) {
+	for _, g := range st.gens {
+		st.claim(g)
+	}
 	for i := range st.answers {
 		for j := range i {
 			a, b := &st.answers[j], &st.answers[i]
@@ -137,9 +140,6 @@ func (st *metaState) decode(cfg Config) {
 				st.add(g)
 			}
 		}
-	}
-	for _, g := range st.gens {
-		st.claim(g)
 	}
 }
 
@@ -244,6 +244,9 @@ func (st *metaState) errs() error {
 
 func (o *op) objectAt(g *generation, st *metaState) Object {
 	obj := objectOf(o.event.Path, o.event.Key, g.rec)
+	for i := range obj.Shards {
+		obj.Shards[i].Backend = o.current(obj.Shards[i].Backend)
+	}
 	obj.MetaHolders = g.count()
 	for _, a := range st.answers {
 		if a.kind != silent && a.gen != g {
@@ -266,7 +269,7 @@ func (e *Engine) LookupKey(ctx context.Context, key string) (Object, error) {
 }
 
 func (e *Engine) lookup(ctx context.Context, path, key string, quick bool) (obj Object, err error) {
-	ctx, o, err := e.begin(ctx, "", path, key)
+	ctx, o, err := e.begin(ctx, "lookup", path, key)
 	if err != nil {
 		return obj, err
 	}

@@ -42,7 +42,7 @@ type Object struct {
 // Shard is one shard of an object.
 type Shard struct {
 	Index    int
-	Backend  backend.Backend // address, namespace and password as recorded
+	Backend  backend.Backend // the config's where it lists the recorded address and namespace
 	Keys     [][]byte        // of its pieces, in order
 	Checksum record.Checksum
 	Length   int64    // bytes; -1 where the record does not tell
