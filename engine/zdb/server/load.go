@@ -40,14 +40,15 @@ func (n *Namespace) loadFiles(ctx context.Context) (*loader, error) {
 		}
 		c = nil
 	}
-	if err := n.dropEmptyPair(c); err != nil {
+	dropped, err := n.dropEmptyPair(c)
+	if err != nil {
 		return nil, err
 	}
 	d, err := scanDir(n.indexDir, n.dataDir)
 	if err != nil {
 		return nil, err
 	}
-	l := &loader{n: n, files: d, data: newDataCache(n.dataDir), doubtful: cerr != nil || c != nil}
+	l := &loader{n: n, files: d, data: newDataCache(n.dataDir), doubtful: cerr != nil || c != nil, dropped: dropped}
 	switch {
 	case len(d.index) == 0 && len(d.data) == 0:
 		err = l.fresh()
@@ -143,22 +144,23 @@ func (n *Namespace) saveDescriptor(d segment.Descriptor) error {
 
 // dropEmptyPair removes a highest pair that holds nothing when an older one
 // exists: the next write makes it again.
-func (n *Namespace) dropEmptyPair(c *checkpointFile) error {
+func (n *Namespace) dropEmptyPair(c *checkpointFile) (dropped bool, err error) {
 	for {
 		d, err := scanDir(n.indexDir, n.dataDir)
 		if err != nil || len(d.index) < 2 {
-			return err
+			return dropped, err
 		}
 		id := uint32(len(d.index) - 1)
 		if d.index[id] > segment.IndexHeaderSize || d.data[id] > segment.DataHeaderSize {
-			return nil
+			return dropped, nil
 		}
 		if c != nil && int(id) < len(c.lengths) && c.lengths[id] > segment.IndexHeaderSize {
-			return nil // it had entries: damage, not an empty pair
+			return dropped, nil // it had entries: damage, not an empty pair
 		}
 		if err := errors.Join(removeIfThere(n.DataPath(id)), removeIfThere(n.IndexPath(id))); err != nil {
-			return err
+			return dropped, err
 		}
+		dropped = true
 	}
 }
 
@@ -229,6 +231,8 @@ type loader struct {
 	lastData uint32
 	replayed bool
 	newMode  Mode // of a fresh namespace; zero: the server's, else user
+	dropped  bool // an empty pair above was removed
+	lenient  bool // a deletion may be in the index already
 	doubtful bool // there was a checkpoint, but it may not fit
 }
 

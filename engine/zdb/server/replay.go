@@ -147,6 +147,9 @@ func (l *loader) replay(ctx context.Context, f *os.File, id uint32, off int64) (
 			return at, nil
 		}
 		err = applyEntry(l.index, &e, id, uint32(at))
+		if l.lenient && e.Deleted() && errors.Is(err, errNotFound) {
+			err = nil // the index knew of the deletion already
+		}
 		if errors.Is(err, ErrDamaged) || errors.Is(err, backend.ErrNotFound) {
 			return at, nil // not a successor of what came before
 		}
@@ -197,6 +200,7 @@ func (l *loader) adopt(ctx context.Context) error {
 	if err := l.scanAll(ctx, &tail); err != nil {
 		return err
 	}
+	l.lenient = true
 	if l.doubtful {
 		for id := range l.index.files {
 			l.index.dirty[uint32(id)] = struct{}{}
@@ -212,6 +216,9 @@ func (l *loader) adopt(ctx context.Context) error {
 		return nil
 	}
 	l.lastData = tail.entry
+	if l.dropped {
+		return nil // an empty pair followed: this one was finished
+	}
 	ok, err := l.verifyNewest(tail)
 	if err != nil {
 		return err

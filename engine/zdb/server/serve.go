@@ -50,10 +50,12 @@ func (s *Server) accept(ctx context.Context, l net.Listener) error {
 			s.welcome(nc)
 			continue
 		}
-		if done := s.ended(ctx); done != nil {
-			return done
-		}
-		if errors.Is(err, net.ErrClosed) {
+		switch {
+		case s.isClosed():
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, net.ErrClosed):
 			return err
 		}
 		// Out of descriptors, most likely: wait for clients to go away.
@@ -67,16 +69,10 @@ func (s *Server) accept(ctx context.Context, l net.Listener) error {
 	}
 }
 
-func (s *Server) ended(ctx context.Context) error {
-	if s.reads.Err() != nil {
-		return nil
-	}
+func (s *Server) isClosed() bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if s.closed {
-		return nil
-	}
-	return ctx.Err()
+	return s.closed
 }
 
 // welcome serves a client in a goroutine that Close waits for.
