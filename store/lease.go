@@ -157,8 +157,8 @@ func (q *RetryQueue) Extend(ctx context.Context, l Lease, d time.Duration) (Leas
 	until := q.now() + d.Milliseconds()
 	// Until it is claimed again, an ended lease can be taken up again.
 	err := q.update(ctx, func(tx bun.Tx) error {
-		r, err := tx.Tx.ExecContext(ctx, q.q(`UPDATE {queue} SET leased = 1, ready = 0, lease_ms = ?, lease_until = ?
-			WHERE id = ? AND token = ? AND (leased = 1 OR ready = 1)`), d.Milliseconds(), until, l.id, l.token)
+		r, err := tx.Tx.ExecContext(ctx, q.q(`UPDATE {queue} AS c SET leased = 1, ready = 0, session = ?, lease_ms = ?, lease_until = ?
+			WHERE id = ? AND token = ? AND (leased = 1 OR ready = 1`+notBlocked+`)`), q.session, d.Milliseconds(), until, l.id, l.token)
 		if err := one(r, err); err != nil {
 			return err
 		}

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 	"testing"
 	"time"
@@ -51,19 +50,4 @@ func TestCheckpointRoundTrip(t *testing.T) {
 	st, err := s.Queue().Stats(ctx)
 	require.NoError(t, err)
 	require.Equal(t, Stats{Stored: 2}, st)
-}
-
-func BenchmarkEnqueue100k(b *testing.B) {
-	items := make([]Item, 100_000)
-	files := make([]File, len(items))
-	for i := range items {
-		items[i] = item(fmt.Sprintf("/opt/zdb/data/zdbfs-data/d%d", i), "67108864:0123456789abcdef0123456789abcdef")
-		files[i] = File{Path: items[i].Path, Namespace: "zdbfs-data", Kind: KindData, FileID: int64(i), Version: items[i].Version, Length: 67108864, State: FilePending}
-	}
-	for b.Loop() {
-		s := openTemp(b, Options{})
-		if err := s.BeginCheckpoint(b.Context(), Checkpoint{Seq: 1}, items, files); err != nil {
-			b.Fatal(err)
-		}
-	}
 }

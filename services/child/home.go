@@ -102,7 +102,7 @@ func (h home) supervisorPID(ctx context.Context) (pid int, err error) {
 			return false, err
 		}
 		n, err := strconv.Atoi(strings.TrimSpace(string(b)))
-		if err != nil || n < 2 {
+		if err != nil || n < 1 {
 			return false, nil
 		}
 		pid = n

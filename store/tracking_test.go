@@ -1,0 +1,198 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestFiles(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := openTemp(t, Options{})
+	_, err := s.File(ctx, "unknown")
+	require.ErrorIs(t, err, ErrNotFound)
+	at := time.UnixMilli(1_700_000_000_123)
+	want := File{
+		Path: "data/zdbfs-data/d7", Namespace: "zdbfs-data", Kind: KindData, FileID: 7, Version: "v", Length: 1 << 40, Checksum: "c",
+		ObjectPath: "o", Epoch: 2, Generation: 3, Checkpoint: 4, State: FileDegraded, Stamp: "s", StoredAt: at, VerifiedAt: at, Tries: 5, LastError: "e",
+	}
+	require.NoError(t, s.UpsertFiles(ctx, want))
+	got, err := s.File(ctx, want.Path)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+
+	var many []File
+	for i := range 3200 {
+		f := File{Path: fmt.Sprintf("p%05d", i), Namespace: "zdbfs-meta", Kind: KindIndex, FileID: int64(i), State: FilePending, Version: "1"}
+		if i%2 == 0 {
+			f.State = FileStored
+		}
+		many = append(many, f)
+	}
+	require.NoError(t, s.UpsertFiles(ctx, many...))
+	count := func(f FileFilter) (n int) {
+		last := ""
+		for f, err := range s.Files(ctx, f) {
+			require.NoError(t, err)
+			require.Greater(t, f.Path, last)
+			last = f.Path
+			n++
+		}
+		return n
+	}
+	require.Equal(t, 3201, count(FileFilter{}))
+	require.Equal(t, 1600, count(FileFilter{State: FileStored}))
+	require.Equal(t, 1, count(FileFilter{Namespace: "zdbfs-data"}))
+	require.Equal(t, 1500, count(FileFilter{Kind: KindIndex, Limit: 1500}))
+
+	require.NoError(t, s.SetFileState(ctx, "p00001", "1", FileDamaged, errors.New("shard 2 lost")))
+	require.ErrorIs(t, s.SetFileState(ctx, "p00001", "0", FileStored, nil), ErrNotFound, "another version")
+	require.NoError(t, s.MarkVerified(ctx, "p00001", "1"))
+	got, err = s.File(ctx, "p00001")
+	require.NoError(t, err)
+	require.Equal(t, FileDamaged, got.State)
+	require.Equal(t, "shard 2 lost", got.LastError)
+	require.False(t, got.VerifiedAt.IsZero())
+
+	require.NoError(t, s.RemoveFiles(ctx, "p00001", "unknown"))
+	require.Equal(t, 3200, count(FileFilter{}))
+}
+
+// The upload of an old version ends after the file has changed: the file is
+// not stored.
+func TestMarkStoredOfAnOldVersion(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := openTemp(t, Options{})
+	require.NoError(t, s.BeginCheckpoint(ctx, Checkpoint{Seq: 1}, []Item{item("i0", "1")}, []File{{Path: "i0", Version: "1", Kind: KindIndex, State: FilePending}}))
+	require.NoError(t, s.BeginCheckpoint(ctx, Checkpoint{Seq: 2}, []Item{item("i0", "2")}, []File{{Path: "i0", Version: "2", Kind: KindIndex, State: FilePending}}))
+	require.NoError(t, s.MarkStored(ctx, "i0", "1", "o1", "c1"))
+	f, err := s.File(ctx, "i0")
+	require.NoError(t, err)
+	require.Equal(t, FilePending, f.State)
+	require.NoError(t, s.CommitCheckpoint(ctx, 1), "whose version is stored")
+	var pending *PendingError
+	require.ErrorAs(t, s.CommitCheckpoint(ctx, 2), &pending)
+	require.Equal(t, 1, pending.Pending)
+	require.NoError(t, s.MarkStored(ctx, "i0", "2", "o2", "c2"))
+	require.NoError(t, s.MarkStored(ctx, "i0", "2", "o2", "c2"), "twice is once")
+	require.NoError(t, s.CommitCheckpoint(ctx, 2))
+	checkSums(t, s)
+}
+
+func TestCheckpoints(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := openTemp(t, Options{})
+	_, err := s.LatestCommitted(ctx)
+	require.ErrorIs(t, err, ErrNotFound)
+	for seq := int64(1); seq <= 3; seq++ {
+		require.NoError(t, s.BeginCheckpoint(ctx, Checkpoint{Seq: seq, Epoch: 9}, []Item{item(fmt.Sprint("p", seq), "1")}, nil))
+	}
+	open, err := s.OpenCheckpoints(ctx)
+	require.NoError(t, err)
+	require.Len(t, open, 3)
+	require.EqualValues(t, 1, open[0].Seq)
+	require.False(t, open[0].Created.IsZero())
+
+	// A cut waits for what earlier cuts wait for: it names it too.
+	require.NoError(t, s.MarkStored(ctx, "p2", "1", "o", "c"))
+	var pending *PendingError
+	require.ErrorAs(t, s.CommitCheckpoint(ctx, 2), &pending)
+	require.NoError(t, s.MarkStored(ctx, "p1", "1", "o", "c"))
+	require.NoError(t, s.SetManifest(ctx, 2, "manifest@9.2"))
+	require.NoError(t, s.CommitCheckpoint(ctx, 2))
+	require.ErrorIs(t, s.CommitCheckpoint(ctx, 1), ErrCommitted, "replaced by 2")
+	require.ErrorIs(t, s.SetManifest(ctx, 2, "x"), ErrCommitted)
+	require.ErrorIs(t, s.BeginCheckpoint(ctx, Checkpoint{Seq: 2, Epoch: 9}, []Item{item("late", "1")}, nil), ErrCommitted)
+	require.Empty(t, entries(t, s.Queue(), Filter{Path: "late"}), "one transaction")
+
+	c, err := s.LatestCommitted(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, c.Seq)
+	require.Equal(t, "manifest@9.2", c.Manifest)
+	require.False(t, c.Committed.IsZero())
+	c, err = s.LatestCheckpoint(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, c.Seq)
+	open, err = s.OpenCheckpoints(ctx)
+	require.NoError(t, err)
+	require.Len(t, open, 1)
+}
+
+func TestGenerations(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := openTemp(t, Options{})
+	_, err := s.LatestGeneration(ctx)
+	require.ErrorIs(t, err, ErrNotFound)
+	require.Error(t, s.SaveGeneration(ctx, Generation{Number: 1, Backends: json.RawMessage(`{`)}))
+	one, two := json.RawMessage(`[{"id":"a"}]`), json.RawMessage(`[{"id":"b"}]`)
+	require.NoError(t, s.SaveGeneration(ctx, Generation{Number: 1, Reason: "deploy", Backends: one}))
+	require.NoError(t, s.SaveGeneration(ctx, Generation{Number: 2, Reason: "replace a", Backends: two}))
+	require.NoError(t, s.SaveGeneration(ctx, Generation{Number: 2, Backends: two}), "again")
+	require.ErrorIs(t, s.SaveGeneration(ctx, Generation{Number: 2, Backends: one}), ErrStale)
+	require.NoError(t, s.SaveGeneration(ctx, Generation{Number: 1, Backends: one}), "what is known changes nothing")
+	require.ErrorIs(t, s.SaveGeneration(ctx, Generation{Number: 1, Backends: two}), ErrStale)
+	g, err := s.LatestGeneration(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, g.Number)
+	require.Equal(t, "replace a", g.Reason)
+	require.Equal(t, two, g.Backends)
+	all, err := s.Generations(ctx)
+	require.NoError(t, err)
+	require.Len(t, all, 2)
+
+	since := time.UnixMilli(1_700_000_000_000)
+	a := BackendState{ID: "a", Role: "meta", State: "up", Since: since, Generation: 1, Info: json.RawMessage(`{"x":1}`)}
+	b := BackendState{ID: "b", Role: "data", State: "down", Generation: 2, Info: json.RawMessage(`null`)}
+	require.NoError(t, s.UpsertBackends(ctx, b, BackendState{ID: "a", State: "down"}))
+	require.NoError(t, s.UpsertBackends(ctx, a))
+	got, err := s.Backends(ctx)
+	require.NoError(t, err)
+	require.Equal(t, []BackendState{a, b}, got)
+}
+
+func TestEventsAreBounded(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := openTemp(t, Options{MaxEvents: 10})
+	for i := range 25 {
+		require.NoError(t, s.AddEvent(ctx, Event{Kind: "backend", Subject: fmt.Sprint("b", i%2), Message: fmt.Sprintf("it's\xff %d", i)}))
+	}
+	all, err := s.Events(ctx, "", 0)
+	require.NoError(t, err)
+	require.Len(t, all, 10)
+	require.Equal(t, "it's? 24", all[0].Message)
+	some, err := s.Events(ctx, "b1", 3)
+	require.NoError(t, err)
+	require.Len(t, some, 3)
+	require.Equal(t, "it's? 23", some[0].Message)
+}
+
+func TestState(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := openTemp(t, Options{})
+	_, err := s.GetState(ctx, "k")
+	require.ErrorIs(t, err, ErrNotFound)
+	for _, v := range [][]byte{{0, 255, '\''}, {}, []byte("x")} {
+		require.NoError(t, s.SetState(ctx, "a/k", v))
+		got, err := s.GetState(ctx, "a/k")
+		require.NoError(t, err)
+		require.Equal(t, string(v), string(got))
+	}
+	require.NoError(t, s.SetState(ctx, "a/l", []byte("y")))
+	require.NoError(t, s.SetState(ctx, "b", []byte("z")))
+	got, err := s.States(ctx, "a/")
+	require.NoError(t, err)
+	require.Equal(t, map[string][]byte{"a/k": []byte("x"), "a/l": []byte("y")}, got)
+	require.NoError(t, s.SetState(ctx, "b", nil))
+	_, err = s.GetState(ctx, "b")
+	require.ErrorIs(t, err, ErrNotFound)
+}
