@@ -100,6 +100,13 @@ func TestDamagedDatabaseIsSetAside(t *testing.T) {
 			}
 			require.NoError(t, os.WriteFile(path, b, 0o600))
 		},
+		"found by the check alone": func(t *testing.T, path string) {
+			f, err := os.OpenFile(path, os.O_WRONLY, 0)
+			require.NoError(t, err)
+			_, err = f.WriteAt([]byte{9}, 39) // the length of the free list
+			require.NoError(t, err)
+			require.NoError(t, f.Close())
+		},
 		"table missing": func(t *testing.T, path string) {
 			db, err := sql.Open("sqlite", path)
 			require.NoError(t, err)

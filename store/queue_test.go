@@ -187,6 +187,9 @@ func TestLeaseEndsAndIsLost(t *testing.T) {
 	second := claim(t, q)
 	require.Equal(t, first.Item, second.Item)
 	require.Zero(t, second.Tries)
+	d, err := q.nextAt(ctx)
+	require.NoError(t, err)
+	require.Positive(t, d, "Wait waits: the lease that ended is forgotten")
 
 	_, err = q.Extend(ctx, first, time.Minute)
 	require.ErrorIs(t, err, ErrLeaseLost)
