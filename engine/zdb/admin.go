@@ -151,6 +151,10 @@ func (a *Admin) Jump(ctx context.Context, name string, password backend.Secret) 
 	err = selectNamespace(ctx, a.pool.at, l, name, password)
 	if err == nil {
 		err = expectOK(ctx, a.pool.at, l, [][]byte{[]byte("NSJUMP")})
+		// A namespace that is in use cannot be deleted.
+		if back := selectNamespace(ctx, a.pool.at, l, "default", ""); back != nil {
+			l.kill(back)
+		}
 	}
 	var s *ServerError
 	if err != nil && !errors.As(err, &s) {

@@ -249,20 +249,20 @@ type pool struct {
 	at    endpoint
 	o     Options
 	setup func(context.Context, *link) error
+	dials chan struct{} // holds one per connection that is being made
 
-	mu      sync.Mutex
-	links   []*link
-	dialing int
-	closed  bool
+	mu     sync.Mutex
+	links  []*link
+	closed bool
 }
 
 func newPool(at endpoint, o Options, setup func(context.Context, *link) error) *pool {
-	return &pool{at: at, o: o, setup: setup}
+	return &pool{at: at, o: o, setup: setup, dials: make(chan struct{}, o.PoolSize)}
 }
 
 // do sends a command and gives its answer; an error reply is a *ServerError.
 func (p *pool) do(ctx context.Context, command string, args ...[]byte) (resp.Reply, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, p.o.Timeout, nil)
+	ctx, cancel := context.WithTimeout(ctx, p.o.Timeout)
 	defer cancel()
 	all := append(make([][]byte, 0, 4), []byte(command))
 	all = append(all, args...)
@@ -288,31 +288,47 @@ func (p *pool) do(ctx context.Context, command string, args ...[]byte) (resp.Rep
 // link gives the least busy connection, or a new one while all are busy and
 // there may be more.
 func (p *pool) link(ctx context.Context) (*link, error) {
-	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
-		return nil, ErrClosed
+	if l, err := p.existing(); l != nil || err != nil {
+		return l, err
 	}
-	best, least := p.leastBusyLocked()
-	if best != nil && (least == 0 || len(p.links)+p.dialing >= p.o.PoolSize) {
-		p.mu.Unlock()
-		return best, nil
+	select {
+	case p.dials <- struct{}{}:
+		defer func() { <-p.dials }()
+	case <-ctx.Done():
+		return nil, p.unreachable(ctx, ctx.Err())
 	}
-	p.dialing++
-	p.mu.Unlock()
+	if l, err := p.existing(); l != nil || err != nil {
+		return l, err // somebody connected meanwhile
+	}
 	l, err := p.dial(ctx)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.dialing--
 	if err != nil {
 		return nil, err
 	}
-	if p.closed {
-		go l.close()
+	p.mu.Lock()
+	closed := p.closed
+	if !closed {
+		p.links = append(p.links, l)
+	}
+	p.mu.Unlock()
+	if closed {
+		l.close()
 		return nil, ErrClosed
 	}
-	p.links = append(p.links, l)
 	return l, nil
+}
+
+// existing gives a connection when one is idle or no further one may be made.
+func (p *pool) existing() (*link, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, ErrClosed
+	}
+	best, least := p.leastBusyLocked()
+	if best != nil && (least == 0 || len(p.links)+len(p.dials) >= p.o.PoolSize) {
+		return best, nil
+	}
+	return nil, nil
 }
 
 // leastBusyLocked also forgets dead connections.
@@ -342,7 +358,7 @@ func (p *pool) dial(ctx context.Context) (*link, error) {
 	if err != nil {
 		return nil, p.unreachable(ctx, err)
 	}
-	l := newLink(nc)
+	l := newLink(nc, p.o.Timeout)
 	if err := p.setup(ctx, l); err != nil {
 		l.close()
 		var s *ServerError

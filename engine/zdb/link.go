@@ -13,8 +13,9 @@ import (
 // link is one connection. Requests go out in the order of their calls, and
 // answers come back in that order.
 type link struct {
-	nc   net.Conn
-	done sync.WaitGroup // the reading goroutine
+	nc      net.Conn
+	timeout time.Duration
+	done    sync.WaitGroup // the reading goroutine
 
 	mu      sync.Mutex
 	out     []byte // requests that wait for the one who writes
@@ -25,6 +26,7 @@ type link struct {
 }
 
 type call struct {
+	since time.Time
 	done  chan struct{}
 	reply resp.Reply
 	err   error
@@ -35,8 +37,8 @@ var errIdle = errors.New("connection was closed while idle")
 
 const keepBuffer = 1 << 20
 
-func newLink(nc net.Conn) *link {
-	l := &link{nc: nc}
+func newLink(nc net.Conn, timeout time.Duration) *link {
+	l := &link{nc: nc, timeout: timeout}
 	l.done.Go(l.read)
 	return l
 }
@@ -52,10 +54,10 @@ func (l *link) load() int {
 }
 
 // do sends a request and waits for its answer. When ctx ends first, the answer
-// is dropped when it comes; at a deadline the link is given up, for whoever
-// comes next would wait behind the same request.
+// is dropped when it comes. When the oldest request has waited too long, the
+// link is given up: whoever comes next would wait behind it.
 func (l *link) do(ctx context.Context, args ...[]byte) (resp.Reply, error) {
-	c := &call{done: make(chan struct{})}
+	c := &call{done: make(chan struct{}), since: time.Now()}
 	if err := l.send(c, args); err != nil {
 		return resp.Reply{}, err
 	}
@@ -63,9 +65,7 @@ func (l *link) do(ctx context.Context, args ...[]byte) (resp.Reply, error) {
 	case <-c.done:
 		return c.reply, c.err
 	case <-ctx.Done():
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			l.kill(ctx.Err())
-		}
+		l.giveUp()
 		return resp.Reply{}, ctx.Err()
 	}
 }
@@ -132,6 +132,15 @@ func (l *link) read() {
 		l.mu.Unlock()
 		c.reply = p
 		close(c.done)
+	}
+}
+
+// giveUp ends a link that does not answer any more.
+func (l *link) giveUp() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.pending) > 0 && time.Since(l.pending[0].since) >= l.timeout {
+		l.killLocked(context.DeadlineExceeded)
 	}
 }
 

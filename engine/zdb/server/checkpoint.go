@@ -186,6 +186,18 @@ func (n *Namespace) ResetDirty(ids []uint32) {
 	}
 }
 
+// ResetCopied takes ids off the list whose generation, as [IndexFile] told it
+// when the file was copied, is still the same: what changed since stays.
+func (n *Namespace) ResetCopied(copied map[uint32]uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for id, gen := range copied {
+		if uint64(id) < uint64(len(n.index.files)) && n.index.files[id].gen == gen {
+			delete(n.index.dirty, id)
+		}
+	}
+}
+
 // CopyIndex puts a copy of an index file, as it is at one moment during the
 // call, under the name dst, which must not exist. Writes and reads go on
 // meanwhile. The copy shares blocks where the file system can.
