@@ -27,6 +27,7 @@ type Exec struct {
 	Env        []string      // added to this process's environment
 	Timeout    time.Duration // longest run; zero means 15 minutes
 	MaxRunning int           // programs at a time that nobody waits for; zero means 16
+	MaxWaiting int           // events that nobody waits for, running ones included; more are ErrBusy; zero means 1024
 	Logger     *slog.Logger  // for failures that nobody waits for; nil discards
 
 	mu      sync.Mutex
@@ -40,7 +41,7 @@ type Exec struct {
 const (
 	defaultTimeout    = 15 * time.Minute
 	defaultMaxRunning = 16
-	maxWaiting        = 1024 // events that wait for a slot; more are refused
+	defaultMaxWaiting = 1024
 	stderrTail        = 2048 // bytes of the program's last words
 	pipeDelay         = 500 * time.Millisecond
 )
@@ -107,12 +108,15 @@ func (x *Exec) enter(k Kind) error {
 			n = defaultMaxRunning
 		}
 		x.slots = make(chan struct{}, n)
+		if x.MaxWaiting <= 0 {
+			x.MaxWaiting = defaultMaxWaiting
+		}
 		if x.Logger == nil {
 			x.Logger = slog.New(slog.DiscardHandler)
 		}
 	}
 	if !k.Blocking() {
-		if x.waiting >= maxWaiting {
+		if x.waiting >= x.MaxWaiting {
 			return ErrBusy
 		}
 		x.waiting++
