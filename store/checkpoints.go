@@ -43,7 +43,7 @@ func (r checkpointRow) checkpoint() Checkpoint {
 }
 
 // BeginCheckpoint records a cut, the items that it needs and the files that it
-// names, in one transaction. Items and files without a checkpoint get its
+// names (see [Store.TrackFiles]), in one transaction. Items and files without a checkpoint get its
 // number. A second call for an open checkpoint adds to it; for a committed one
 // it is [ErrCommitted].
 func (s *Store) BeginCheckpoint(ctx context.Context, c Checkpoint, items []Item, files []File) error {
@@ -64,7 +64,7 @@ func (s *Store) BeginCheckpoint(ctx context.Context, c Checkpoint, items []Item,
 		} else if err != nil {
 			return err
 		}
-		if err := s.upsertFilesTx(ctx, tx, files); err != nil {
+		if err := s.trackFilesTx(ctx, tx, files); err != nil {
 			return err
 		}
 		return s.queue.enqueueTx(ctx, tx, items)

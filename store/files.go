@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/uptrace/bun"
@@ -57,13 +58,44 @@ func (s *Store) UpsertFiles(ctx context.Context, files ...File) error {
 	return note(err, "upsert %d files", len(files))
 }
 
+// TrackFiles writes rows as UpsertFiles does, but a row of the same version,
+// unless it is damaged, stays, with the lower checkpoint of the two: whoever sees a
+// file a second time must not make it unstored.
+func (s *Store) TrackFiles(ctx context.Context, files ...File) error {
+	if len(files) == 0 {
+		return nil
+	}
+	err := s.update(ctx, func(tx bun.Tx) error { return s.trackFilesTx(ctx, tx, files) })
+	return note(err, "track %d files", len(files))
+}
+
+func (s *Store) trackFilesTx(ctx context.Context, tx bun.Tx, files []File) error {
+	keep := `CASE WHEN {files}.version = excluded.version AND {files}.state <> 'damaged' THEN `
+	var set []string
+	for _, c := range strings.Split(fileColumns, ",") {
+		c = strings.TrimSpace(c)
+		old := "{files}." + c
+		if c == "checkpoint" {
+			old = "min({files}.checkpoint, excluded.checkpoint)"
+		}
+		set = append(set, c+" = "+keep+old+" ELSE excluded."+c+" END")
+	}
+	head := s.q(`INSERT INTO {files} (` + fileColumns + `) SELECT v.* FROM (VALUES `)
+	// WHERE true is needed: without it SQLite reads ON as a join's condition.
+	tail := s.q(`) AS v WHERE true ON CONFLICT (path) DO UPDATE SET ` + strings.Join(set, ", "))
+	return insertRows(ctx, tx.Tx, head, tail, len(files), fileWidth, func(i int, to []any) []any { return append(to, files[i].values()...) })
+}
+
+func (f *File) values() []any {
+	return []any{f.Path, f.Namespace, string(f.Kind), f.FileID, f.Version, f.Length, f.Checksum, f.ObjectPath,
+		f.Epoch, f.Generation, f.Checkpoint, string(f.State), f.Stamp, millis(f.StoredAt), millis(f.VerifiedAt),
+		f.Tries, clip(f.LastError, maxErrorText)}
+}
+
 func (s *Store) upsertFilesTx(ctx context.Context, tx bun.Tx, files []File) error {
 	head := s.q(`INSERT OR REPLACE INTO {files} (` + fileColumns + `) VALUES `)
 	return insertRows(ctx, tx.Tx, head, "", len(files), fileWidth, func(i int, to []any) []any {
-		f := &files[i]
-		return append(to, f.Path, f.Namespace, string(f.Kind), f.FileID, f.Version, f.Length, f.Checksum, f.ObjectPath,
-			f.Epoch, f.Generation, f.Checkpoint, string(f.State), f.Stamp, millis(f.StoredAt), millis(f.VerifiedAt),
-			f.Tries, clip(f.LastError, maxErrorText))
+		return append(to, files[i].values()...)
 	})
 }
 

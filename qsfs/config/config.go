@@ -15,6 +15,7 @@ import (
 	"encoding/hex"
 	"net/netip"
 	"path/filepath"
+	"slices"
 
 	"github.com/threefoldtech/quantumd/backend"
 )
@@ -145,6 +146,13 @@ func Default() *Config {
 
 // File names the file that the configuration was read from; empty for none.
 func (c *Config) File() string { return c.file }
+
+// Clone gives a copy that can be changed without changing c.
+func (c *Config) Clone() *Config {
+	clone := *c
+	clone.Backends = slices.Clone(c.Backends)
+	return &clone
+}
 
 // Warnings lists what was wrong but tolerated.
 func (c *Config) Warnings() []*Error { return c.warnings }

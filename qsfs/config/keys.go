@@ -33,6 +33,9 @@ func fieldOf(c *Config, key string) (reflect.Value, bool) {
 
 // suggest names the key nearest to a mistyped one, as the tail of a sentence.
 func suggest(word string, keys []string) string {
+	if len(word) > 64 {
+		return "" // no mistyped key, and comparing costs length by length
+	}
 	best, distance := "", 4
 	for _, k := range keys {
 		if d := editDistance(strings.ToLower(word), k); d < distance {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 
@@ -108,7 +109,7 @@ func Parse(name string, data []byte, opts ...Option) (*Config, error) {
 	if len(d.errs) > 0 {
 		return nil, errors.Join(d.errs...)
 	}
-	return c, c.readSecretFiles()
+	return c, errors.Join(c.readCredentials(l.environ["CREDENTIALS_DIRECTORY"]), c.readSecretFiles())
 }
 
 // plainNames are the variables of the reference beside QUANTUMD_<KEY>.
@@ -151,6 +152,29 @@ func (c *Config) Source(key string) Source {
 		return s
 	}
 	return FromDefault
+}
+
+// readCredentials fills secrets from a service manager's credentials: files
+// named as the keys in the folder that CREDENTIALS_DIRECTORY names.
+func (c *Config) readCredentials(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	for name, into := range map[string]*Secret{"mnemonic": &c.Mnemonic, "password": &c.Password, "encryption_key": &c.EncryptionKey} {
+		if *into != "" {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return c.errorAt(name, "the service's credential: "+reason(err), "run `quantumd setup` again", err)
+		}
+		*into = Secret(strings.TrimSpace(string(text)))
+		c.sources[name] = FromEnvironment
+	}
+	return nil
 }
 
 // readSecretFiles fills secrets that are given as files.

@@ -1,0 +1,157 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/renameio/v2"
+)
+
+// Command launches each zdb as a detached child process of its own session,
+// which outlives this process: the way of the command line. args stand before
+// zdb's own arguments, so `quantumd zdb` is Command("/usr/bin/quantumd", "zdb").
+// A real zdb serves too, without the arguments that only ours has.
+func Command(path string, args ...string) Launcher {
+	return &command{path: path, args: args, children: map[string]*exec.Cmd{}}
+}
+
+type command struct {
+	path string
+	args []string
+
+	mu       sync.Mutex
+	children map[string]*exec.Cmd // by id; to be waited for
+	waiting  sync.WaitGroup
+}
+
+func (c *command) running(i Instance) (int, bool) {
+	pid, ok := readPID(i.path(pidFile))
+	return pid, ok
+}
+
+func (c *command) start(_ context.Context, i Instance) error {
+	// The log is appended to: what an earlier life said stays.
+	log, err := os.OpenFile(i.path(logFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close() //nolint:errcheck // the child has its own descriptor
+	cmd := exec.Command(c.path, append(append([]string{}, c.args...), zdbArgs(i)...)...)
+	cmd.Dir = i.Dir
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = detached()
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", c.path, err)
+	}
+	if err := writePID(i.path(pidFile), cmd.Process.Pid); err != nil {
+		_ = cmd.Process.Kill() // the first error tells
+		_ = cmd.Wait()
+		return err
+	}
+	c.mu.Lock()
+	c.children[i.ID] = cmd
+	c.mu.Unlock()
+	c.waiting.Go(func() { _ = cmd.Wait() }) // reaps it; how it ended is in its log
+	return nil
+}
+
+// stop ends the process: first as asked, after grace by force.
+func (c *command) stop(ctx context.Context, i Instance) error {
+	pid, ok := readPID(i.path(pidFile))
+	if !ok {
+		return removePID(i)
+	}
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return err
+	}
+	if err := terminate(p); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("stop %s (pid %d): %w", i.ID, pid, err)
+	}
+	if waitGone(ctx, i, 10*time.Second) {
+		return removePID(i)
+	}
+	if err := p.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill %s (pid %d): %w", i.ID, pid, err)
+	}
+	if !waitGone(ctx, i, 5*time.Second) {
+		return fmt.Errorf("stop %s: pid %d does not end", i.ID, pid)
+	}
+	return removePID(i)
+}
+
+func waitGone(ctx context.Context, i Instance, limit time.Duration) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, alive := readPID(i.path(pidFile)); !alive {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+}
+
+func (c *command) close() error {
+	return nil // children live on; stop ends them
+}
+
+func zdbArgs(i Instance) []string {
+	mode := "user"
+	if i.sequential() {
+		mode = "seq"
+	}
+	return []string{"--data", i.path("data"), "--index", i.path("index"), "--mode", mode,
+		"--listen", i.Address.Addr().String(), "--port", strconv.Itoa(int(i.Address.Port())),
+		"--datasize", strconv.Itoa(dataSize), "--admin-file", i.path(adminFile)}
+}
+
+// A pid file holds the pid and the start time of its process, so that another
+// process that later has the number is not taken for it.
+
+func writePID(path string, pid int) error {
+	started, err := startTime(pid)
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(path, fmt.Appendf(nil, "%d %s\n", pid, started), 0o600)
+}
+
+// readPID gives the pid in the file if that very process still runs.
+func readPID(path string) (int, bool) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, false
+	}
+	fields := strings.Fields(string(text))
+	if len(fields) != 2 {
+		return 0, false
+	}
+	pid, err := strconv.Atoi(fields[0])
+	if err != nil || pid <= 1 {
+		return 0, false
+	}
+	started, err := startTime(pid)
+	return pid, err == nil && started == fields[1]
+}
+
+func removePID(i Instance) error {
+	err := os.Remove(i.path(pidFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,48 @@
+package qsfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+)
+
+// PathError says that a folder or file of the system cannot be used.
+type PathError struct {
+	Path string
+	Err  error
+}
+
+func (e *PathError) Error() string {
+	err := e.Err
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err // it would name the path a second time
+	}
+	return fmt.Sprintf("cannot use %s: %v", e.Path, err)
+}
+
+func (e *PathError) Unwrap() error { return e.Err }
+
+// Hint names the remedy.
+func (e *PathError) Hint() string {
+	switch {
+	case errors.Is(e.Err, fs.ErrPermission):
+		return "run as root, or name a folder of your own with --dir"
+	case errors.Is(e.Err, syscall.ENOSPC):
+		return "free some space on that disk"
+	case errors.Is(e.Err, syscall.ENOTDIR), errors.Is(e.Err, fs.ErrExist):
+		return "remove what is in the way, or name another folder with --dir"
+	}
+	return "check the folder, or name another one with --dir"
+}
+
+// InUseError says that another process uses the system's folders.
+type InUseError struct{ Path string }
+
+func (e *InUseError) Error() string { return fmt.Sprintf("%s is in use by another quantumd", e.Path) }
+
+// Hint names the remedy.
+func (e *InUseError) Hint() string {
+	return "it already runs: see `quantumd status`; `quantumd stop` or Ctrl-C in its terminal ends it"
+}

@@ -1,0 +1,120 @@
+package qsfs
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/threefoldtech/quantumd/engine/zstor"
+	"github.com/threefoldtech/quantumd/hooks"
+	"github.com/threefoldtech/quantumd/store"
+)
+
+// HookHandler reacts to the events of the frontend's zdb as the system needs
+// it: a missing data file is fetched, a closed one is queued for upload.
+func (s *System) HookHandler() hooks.HookHandler { return hooks.HandlerFunc(s.handleHook) }
+
+func (s *System) handleHook(ctx context.Context, e hooks.Event) error {
+	switch e.Kind {
+	case hooks.MissingData:
+		return s.fetching.fetch(ctx, e.Data)
+	case hooks.JumpData:
+		return s.dataClosed(ctx, e.Data)
+	}
+	return nil // index files are copied at the cut, everything else needs nothing
+}
+
+// dataClosed queues a data file that was closed because it is full.
+func (s *System) dataClosed(ctx context.Context, path string) error {
+	if s.check == nil || s.fence.isFenced() != nil {
+		return nil // before the start, or fenced
+	}
+	p, id, err := s.dataFile(path)
+	if err != nil || p == nil {
+		return err
+	}
+	files, err := p.ns.Files()
+	if err != nil {
+		return err
+	}
+	for _, d := range files.Data {
+		if d.ID == id && d.Present && (!files.HasOpen || files.Open != id) {
+			return s.check.closedData(ctx, p, d)
+		}
+	}
+	return nil
+}
+
+// dataFile reads namespace and id from the path of a data file. A nil space:
+// a namespace that is not kept on the backends.
+func (s *System) dataFile(path string) (*space, uint32, error) {
+	name, ok := strings.CutPrefix(filepath.Base(path), "d")
+	id, err := strconv.ParseUint(name, 10, 32)
+	if !ok || err != nil {
+		return nil, 0, fmt.Errorf("%q is not a data file", path)
+	}
+	namespace := filepath.Base(filepath.Dir(path))
+	for _, p := range s.spaces {
+		if p.name == namespace {
+			return p, uint32(id), nil
+		}
+	}
+	return nil, 0, nil
+}
+
+// ErrLost says that a data file is neither here nor on the backends.
+var ErrLost = errors.New("the data file is not here, and was never stored")
+
+// fetcher brings dropped data files back. The zdb asks once per file, however
+// many readers wait.
+type fetcher struct {
+	sys *System
+}
+
+func (f *fetcher) fetch(ctx context.Context, path string) error {
+	s := f.sys
+	p, id, err := s.dataFile(path)
+	if err != nil {
+		return err
+	}
+	if p == nil {
+		return fmt.Errorf("%s: %w", path, ErrLost)
+	}
+	if err := s.reconcile(ctx); err != nil {
+		return err
+	}
+	ref, ok := p.stored(store.KindData, id)
+	if !ok {
+		row, err := s.store.File(ctx, p.dataPath(id))
+		if err != nil || row.State == store.FilePending || row.ObjectPath == "" {
+			return fmt.Errorf("%s: %w", p.dataPath(id), ErrLost)
+		}
+		ref = fileRef{Object: row.ObjectPath, Length: row.Length, Checksum: row.Checksum}
+	}
+	if err := s.retrieve(ctx, ref, p.ns.DataPath(id)); err != nil {
+		s.log.Error("a data file could not be fetched", "path", p.dataPath(id), "err", err)
+		return err
+	}
+	s.log.Debug("data file fetched", "path", p.dataPath(id), "bytes", ref.Length)
+	return nil
+}
+
+// retrieve brings an object to dst, if it is the one that ref names.
+func (s *System) retrieve(ctx context.Context, ref fileRef, dst string) error {
+	return retrieve(ctx, s.engine, s.objectPath(ref.Object), ref, dst)
+}
+
+func retrieve(ctx context.Context, e *zstor.Engine, path string, ref fileRef, dst string) error {
+	obj, err := e.Lookup(ctx, path)
+	if err != nil {
+		return err
+	}
+	if got := hex.EncodeToString(obj.Checksum[:]); got != ref.Checksum {
+		return fmt.Errorf("%s: its object has the checksum %s, the checkpoint names %s: %w", ref.Object, got, ref.Checksum, zstor.ErrDamaged)
+	}
+	return e.RetrieveObjectFile(ctx, obj, dst)
+}

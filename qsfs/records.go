@@ -1,0 +1,101 @@
+package qsfs
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/engine/zdb/server"
+	"github.com/threefoldtech/quantumd/engine/zdbfs/tree"
+)
+
+// records shows a sequential namespace of the embedded zdb to the tree, without
+// a network between: keys are 8-byte little-endian ids.
+type records struct {
+	ns    *server.Namespace
+	touch func() // told before each change
+}
+
+var _ tree.Records = records{}
+
+func (r records) Get(ctx context.Context, id uint64) ([]byte, error) {
+	return r.ns.Get(ctx, key(id))
+}
+
+func (r records) Insert(ctx context.Context, value []byte) (uint64, error) {
+	r.touch()
+	k, err := r.ns.Set(ctx, nil, value)
+	if err != nil {
+		return 0, err
+	}
+	if len(k) != 8 {
+		return 0, fmt.Errorf("namespace %s: a key of %d bytes: not in sequential mode", r.ns.Name(), len(k))
+	}
+	return binary.LittleEndian.Uint64(k), nil
+}
+
+func (r records) Update(ctx context.Context, id uint64, value []byte) error {
+	r.touch()
+	_, err := r.ns.Set(ctx, key(id), value)
+	return err
+}
+
+func (r records) Delete(ctx context.Context, id uint64) error {
+	r.touch()
+	return r.ns.Delete(ctx, key(id))
+}
+
+func (r records) Sync(ctx context.Context) error { return r.ns.Sync(ctx) }
+
+func (r records) Stats() (entries, bytes, limit int64) {
+	i := r.ns.Info()
+	return i.Entries, i.Used, i.Limit
+}
+
+func key(id uint64) []byte { return binary.LittleEndian.AppendUint64(nil, id) }
+
+// ConnRecords shows a sequential namespace of a zdb that is reached through a
+// connection, the real one included, to a tree. Sync does nothing: such a zdb
+// promises no more than its own settings (`--sync`) do.
+func ConnRecords(c backend.Conn) tree.Records { return connRecords{c} }
+
+type connRecords struct{ conn backend.Conn }
+
+func (r connRecords) Get(ctx context.Context, id uint64) ([]byte, error) {
+	return r.conn.Get(ctx, key(id))
+}
+
+func (r connRecords) Insert(ctx context.Context, value []byte) (uint64, error) {
+	k, err := r.conn.Set(ctx, nil, value)
+	if err != nil {
+		return 0, err
+	}
+	if len(k) != 8 {
+		return 0, fmt.Errorf("a key of %d bytes: %w", len(k), backend.ErrMode)
+	}
+	return binary.LittleEndian.Uint64(k), nil
+}
+
+func (r connRecords) Update(ctx context.Context, id uint64, value []byte) error {
+	_, err := r.conn.Set(ctx, key(id), value)
+	return err
+}
+
+func (r connRecords) Delete(ctx context.Context, id uint64) error { return r.conn.Delete(ctx, key(id)) }
+
+func (connRecords) Sync(context.Context) error { return nil }
+
+// statsTimeout bounds the question that statfs waits for.
+const statsTimeout = 5 * time.Second
+
+func (r connRecords) Stats() (entries, bytes, limit int64) {
+	ctx, cancel := context.WithTimeout(context.Background(), statsTimeout)
+	defer cancel()
+	i, err := r.conn.Info(ctx)
+	if err != nil {
+		return 0, 0, 0 // statfs has no better answer
+	}
+	return i.Entries, i.Used, i.Limit
+}

@@ -1,0 +1,230 @@
+package qsfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/threefoldtech/quantumd/store"
+)
+
+// startEpoch finds out whether this frontend may write: it has a claim of its
+// own, or it is the first one ever and takes one.
+func (s *System) startEpoch(ctx context.Context, _ *stopStack) error {
+	s.epochs = s.newEpochs(s.engine)
+	id, err := loadIdentity(s.layout.identity())
+	if errors.Is(err, fs.ErrNotExist) {
+		id, err = s.firstEpoch(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if id.Lease == 0 {
+		id.Lease = defaultLease
+	}
+	s.fence = newFence(s.epochs, *id)
+	// Without an answer uploads pause; what is here can be read and written.
+	if err := s.fence.renew(ctx); err != nil {
+		s.log.Warn("uploads pause", "err", err)
+	}
+	return nil
+}
+
+// firstEpoch takes an epoch for a frontend that is empty and has none.
+func (s *System) firstEpoch(ctx context.Context) (*identity, error) {
+	if err := s.mustBeEmpty(); err != nil {
+		return nil, err
+	}
+	last, err := s.epochs.highest(ctx, 1)
+	if err != nil {
+		return nil, fmt.Errorf("the first start needs the backends: %w", err)
+	}
+	if last != nil {
+		h, err := s.epochs.newestHead(ctx, last.Epoch)
+		if err != nil {
+			return nil, err
+		}
+		if h != nil {
+			return nil, &NeedsRestoreError{Epoch: h.Epoch}
+		}
+	}
+	id, err := s.epochs.take(ctx, s.opts.lease, false, s.opts.observer)
+	if err != nil {
+		return nil, err
+	}
+	return id, id.save(s.layout.identity())
+}
+
+// ErrNoIdentity says that there are local files, but not the frontend's claim.
+var ErrNoIdentity = errors.New("there are files of a frontend here, but its identity is missing")
+
+func (s *System) mustBeEmpty() error {
+	entries, err := os.ReadDir(s.layout.IndexDir())
+	if err != nil {
+		return &PathError{Path: s.layout.IndexDir(), Err: err}
+	}
+	for _, e := range entries {
+		if e.Name() == metaSpace || e.Name() == dataSpace {
+			return &PathError{Path: s.layout.Root, Err: ErrNoIdentity}
+		}
+	}
+	return nil
+}
+
+// startSpaces loads what of each namespace is stored. Cuts that were not
+// committed are given up: their copies are gone, the next cut makes new ones.
+func (s *System) startSpaces(ctx context.Context, _ *stopStack) error {
+	s.fetching = fetcher{sys: s}
+	s.spaces = []*space{newSpace(metaSpace), newSpace(dataSpace)}
+	s.check = &checkpointer{sys: s, log: s.log.With("component", "checkpoint"), requests: make(chan chan<- syncResult), progress: newSignal()}
+	s.health = newHealthWatch(s)
+	if err := s.clearStaging(); err != nil {
+		return err
+	}
+	if err := s.forgetCopies(ctx); err != nil {
+		return err
+	}
+	if err := s.checkpointNumbers(ctx); err != nil {
+		return err
+	}
+	known := 0
+	for f, err := range s.store.Files(ctx, store.FileFilter{}) {
+		if err != nil {
+			return err
+		}
+		p := s.check.space(f.Namespace)
+		if p == nil || f.State == store.FilePending || f.State == store.FileDamaged {
+			continue
+		}
+		p.setStored(f.Kind, uint32(f.FileID), fileRef{Object: f.ObjectPath, Length: f.Length, Checksum: f.Checksum})
+		known++
+	}
+	s.check.unreconciled.Store(known == 0)
+	if err := s.reconcile(ctx); err != nil {
+		s.log.Warn("what is stored already is not known yet; uploads wait for that", "err", err)
+	}
+	return nil
+}
+
+// forgetCopies takes uploads of staged copies out of the queue, and leaves
+// those of data files, which are still there.
+func (s *System) forgetCopies(ctx context.Context) error {
+	for e, err := range s.store.Queue().List(ctx, store.Filter{}) {
+		if err != nil {
+			return err
+		}
+		if e.Item.Kind == store.KindData {
+			continue
+		}
+		if _, err := s.store.Queue().Forget(ctx, e.Item.Path, e.Item.Version); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkpointNumbers goes on counting where an earlier life ended.
+func (s *System) checkpointNumbers(ctx context.Context) error {
+	next := uint64(1)
+	latest, err := s.store.LatestCheckpoint(ctx)
+	switch {
+	case err == nil:
+		next = uint64(latest.Seq) + 1
+	case !errors.Is(err, store.ErrNotFound):
+		return err
+	}
+	committed, err := s.store.LatestCommitted(ctx)
+	switch {
+	case err == nil:
+		s.check.committedSeq.Store(uint64(committed.Seq))
+	case !errors.Is(err, store.ErrNotFound):
+		return err
+	}
+	s.check.nextSeq.Store(next)
+	return nil
+}
+
+// reconcile fills an empty database from the newest head of this frontend, or
+// of the one that it was restored from: the truth is on the backends. Until
+// that has succeeded nothing is committed, for a manifest that did not name the
+// files that are only there would lose them.
+func (s *System) reconcile(ctx context.Context) error {
+	c := s.check
+	c.reconciling.Lock()
+	defer c.reconciling.Unlock()
+	if !c.unreconciled.Load() {
+		return nil
+	}
+	h, err := s.ownHead(ctx)
+	if err != nil {
+		return fmt.Errorf("reconcile with the backends: %w", err)
+	}
+	if h != nil {
+		m, err := loadManifest(ctx, s.engine, s.layout.Root, h.Manifest)
+		if err != nil {
+			return fmt.Errorf("reconcile with checkpoint %d: %w", h.Seq, err)
+		}
+		if err := s.adopt(ctx, s.store, m); err != nil {
+			return err
+		}
+		c.nextSeq.Store(max(c.nextSeq.Load(), h.Seq+1))
+		c.committedSeq.Store(h.Seq)
+		for name, ns := range m.Namespaces {
+			if p := c.space(name); p != nil {
+				p.adopt(ns)
+			}
+		}
+	}
+	c.unreconciled.Store(false)
+	return nil
+}
+
+// ownHead is the newest head of this frontend, or of its parent; nil when
+// nothing was ever committed.
+func (s *System) ownHead(ctx context.Context) (*head, error) {
+	id := s.fence.id
+	h, err := s.epochs.headOf(ctx, id.Epoch, id.UUID)
+	if err != nil || h != nil || id.ParentEpoch == 0 {
+		return h, err
+	}
+	return s.epochs.headOf(ctx, id.ParentEpoch, id.ParentUUID)
+}
+
+// adopt records the files of a committed manifest as stored.
+func (s *System) adopt(ctx context.Context, db *store.Store, m *manifest) error {
+	var rows []store.File
+	for name, ns := range m.Namespaces {
+		p := newSpace(name)
+		add := func(kind store.Kind, id uint32, path string, ref fileRef) {
+			rows = append(rows, store.File{Path: path, Namespace: name, Kind: kind, FileID: int64(id), Version: versionOf(ref.Object),
+				Length: ref.Length, Checksum: ref.Checksum, ObjectPath: ref.Object, Epoch: int64(m.Epoch), Checkpoint: int64(m.Seq), State: store.FileStored})
+		}
+		add(store.KindDescriptor, 0, p.descriptorPath(), ns.Descriptor)
+		for id, ref := range ns.Index {
+			add(store.KindIndex, id, p.indexPath(id), ref)
+		}
+		for id, ref := range ns.Data {
+			add(store.KindData, id, p.dataPath(id), ref)
+		}
+	}
+	if err := db.UpsertFiles(ctx, rows...); err != nil {
+		return err
+	}
+	if err := db.BeginCheckpoint(ctx, store.Checkpoint{Seq: int64(m.Seq), Epoch: int64(m.Epoch)}, nil, nil); err != nil {
+		return err
+	}
+	return db.CommitCheckpoint(ctx, int64(m.Seq))
+}
+
+// versionOf is what stands behind the @ of an object's path.
+func versionOf(object string) string {
+	_, v, _ := strings.Cut(object, "@")
+	return v
+}
+
+func newSpace(name string) *space {
+	return &space{name: name, whole: manifestNamespace{Index: map[uint32]fileRef{}, Data: map[uint32]fileRef{}}}
+}

@@ -1,0 +1,168 @@
+package qsfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/internal/boottime"
+	"github.com/threefoldtech/quantumd/qsfs/client"
+	"github.com/threefoldtech/quantumd/store"
+)
+
+// Status looks at the system. It asks nobody: what it tells of the backends is
+// what the last look at them found.
+func (s *System) Status(ctx context.Context) (*client.Status, error) {
+	st := &client.Status{Schema: client.SchemaVersion, State: s.stateNow(), PID: os.Getpid(), Notes: []string{},
+		Backends: []client.Backend{}, Mount: client.Mount{Path: s.cfg.QSFSMountpoint}}
+	st.Services = []client.Service{{Name: "quantumd", State: st.State}}
+	if err := s.serving(); err != nil {
+		return st, nil // nothing more is known yet
+	}
+	st.Mount.Mounted = s.mounted != nil
+	if s.opts.noMount {
+		st.Mount.Path = ""
+	}
+	st.Epoch = s.fence.id.Epoch
+	st.Generation = s.generation(ctx)
+	if err := s.queueStatus(ctx, st); err != nil {
+		return nil, err
+	}
+	s.backendStatus(st)
+	s.cacheStatus(st)
+	s.checkpointStatus(st)
+	return st, s.lossWindow(ctx, st)
+}
+
+func (s *System) stateNow() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
+}
+
+// generation is the number of the set of backends: one until a backend is
+// replaced.
+func (s *System) generation(ctx context.Context) int {
+	g, err := s.store.LatestGeneration(ctx)
+	if err != nil {
+		return 1
+	}
+	return int(g.Number)
+}
+
+func (s *System) queueStatus(ctx context.Context, st *client.Status) error {
+	q, err := s.store.Queue().Stats(ctx)
+	if err != nil {
+		return err
+	}
+	st.Queue = client.Queue{Pending: int64(q.Pending), Uploading: int64(q.Uploading), Failed: int64(q.Failed),
+		Stored: int64(q.Stored), BytesPending: q.BytesPending}
+	if q.Failed > 0 {
+		statusNote(st, "%d files could not be stored yet; they are tried again (`quantumd queue ls` shows why)", q.Failed)
+	}
+	t := s.engine.Stats()
+	st.Transfer = client.Transfer{SentBytes: int64(t.Sent), FetchedBytes: int64(t.Fetched)}
+	return nil
+}
+
+func (s *System) backendStatus(st *client.Status) {
+	order, health, leased := s.health.snapshot()
+	down := map[backend.Role]int{}
+	for _, b := range order {
+		h := health[b.ID]
+		entry := client.Backend{ID: b.ID, Role: string(b.Role), Address: b.Address.String(), Namespace: b.Namespace,
+			Group: b.Group, State: string(h.State), Since: h.Since, PID: h.PID, Dir: h.Dir}
+		if h.Err != nil {
+			entry.Error = h.Err.Error()
+		}
+		if h.State != backend.Up && !b.Spare {
+			down[b.Role]++
+		}
+		st.Backends = append(st.Backends, entry)
+	}
+	if n := down[backend.Data]; n > 0 {
+		statusNote(st, "%d data backends do not work; data stays readable while %d of %d shards are", n, s.cfg.MinShards, s.cfg.ExpectedShards)
+	}
+	if n := down[backend.Meta]; n > 0 {
+		statusNote(st, "%d of %d metadata backends do not work; two are enough to read, three to store", n, backend.MetaBackends)
+	}
+	if !leased && len(order) > 0 && s.fence.isFenced() == nil {
+		statusNote(st, "uploads pause: fewer than %d metadata backends answer", quorum)
+	}
+	if err := s.fence.isFenced(); err != nil {
+		st.State = client.StateFenced
+		statusNote(st, "%v", err)
+	} else if len(st.Notes) > 0 && st.State == client.StateOK {
+		st.State = client.StateDegraded
+	}
+	if oneHost(order) {
+		statusNote(st, "all backends are on one machine: they do not protect against losing it")
+	}
+}
+
+// oneHost says whether all backends have one address: then they are lost
+// together.
+func oneHost(list []backend.Backend) bool {
+	for _, b := range list {
+		if b.Address.Addr() != list[0].Address.Addr() {
+			return false
+		}
+	}
+	return len(list) > 0
+}
+
+func (s *System) cacheStatus(st *client.Status) {
+	used, err := s.cacheBytes()
+	if err != nil {
+		statusNote(st, "the cache cannot be measured: %v", err)
+		return
+	}
+	st.Cache = client.Cache{Bytes: used, Limit: s.cacheLimit(used)}
+}
+
+func (s *System) checkpointStatus(st *client.Status) {
+	c := s.check
+	st.Checkpoint.Seq = c.committedSeq.Load()
+	if at := c.committedAt.Load(); at != 0 {
+		st.Checkpoint.AgeSeconds = (boottime.Now() - time.Duration(at)).Seconds()
+	}
+	if c.degraded.Load() {
+		statusNote(st, "the newest checkpoint has metadata on three of four backends")
+	}
+}
+
+// lossWindow counts what no committed checkpoint holds.
+func (s *System) lossWindow(ctx context.Context, st *client.Status) error {
+	st.LossWindow.Seconds = s.check.dirty.age().Seconds()
+	for _, p := range s.spaces {
+		files, err := p.ns.Files()
+		if err != nil {
+			return err
+		}
+		for i := len(files.Data) - 1; i >= 0; i-- {
+			d := files.Data[i]
+			if !d.Present {
+				continue
+			}
+			row, err := s.store.File(ctx, p.dataPath(d.ID))
+			if err != nil && !errors.Is(err, store.ErrNotFound) {
+				return err
+			}
+			if err == nil && row.Length == d.Length && row.Checkpoint != 0 && row.Checkpoint <= int64(s.check.committedSeq.Load()) {
+				break // this one and all before it are in a committed checkpoint
+			}
+			st.LossWindow.Bytes += d.Length
+		}
+	}
+	if st.LossWindow.Bytes == 0 {
+		st.LossWindow.Seconds = 0
+	}
+	return nil
+}
+
+func statusNote(st *client.Status, format string, args ...any) {
+	st.Notes = append(st.Notes, fmt.Sprintf(format, args...))
+}

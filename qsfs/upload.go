@@ -1,0 +1,191 @@
+package qsfs
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/threefoldtech/quantumd/engine/zdb/server"
+	"github.com/threefoldtech/quantumd/engine/zstor"
+	"github.com/threefoldtech/quantumd/store"
+)
+
+// uploadLease is how long a claimed item stays a worker's without a word.
+const uploadLease = 2 * time.Minute
+
+// uploader brings what is in the queue to the backends: upload_workers of them
+// run at a time.
+type uploader struct {
+	sys  *System
+	log  *slog.Logger
+	name string
+}
+
+func (u *uploader) run(ctx context.Context) {
+	queue := u.sys.store.Queue()
+	for {
+		if err := queue.Wait(ctx); err != nil {
+			return // the context, or the queue is closed
+		}
+		lease, ok, err := queue.Claim(ctx, u.name, uploadLease)
+		if err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			u.log.Error("cannot claim an upload", "err", err)
+			if !wait(ctx, time.Second) {
+				return
+			}
+			continue
+		}
+		if ok {
+			u.upload(ctx, lease)
+		}
+	}
+}
+
+// upload stores one item and records what became of it.
+func (u *uploader) upload(ctx context.Context, lease store.Lease) {
+	queue := u.sys.store.Queue()
+	keeping, stop := context.WithCancel(ctx)
+	kept := make(chan struct{})
+	go func() {
+		defer close(kept)
+		u.keepLease(keeping, lease)
+	}()
+	err := u.store(ctx, lease.Item)
+	stop()
+	<-kept
+	after := context.WithoutCancel(ctx) // what happened is recorded, also at the end
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		err = queue.Release(after, lease)
+	case errors.Is(err, os.ErrNotExist):
+		err = u.vanished(after, lease, err)
+	default:
+		u.log.Warn("upload failed; it is tried again", "path", lease.Item.Path, "tries", lease.Tries+1, "err", err)
+		err = queue.Fail(after, lease, err)
+	}
+	if err != nil && !errors.Is(err, store.ErrLeaseLost) {
+		u.log.Error("cannot record an upload", "path", lease.Item.Path, "err", err)
+	}
+	u.sys.check.progress.tell()
+}
+
+// keepLease extends the lease until the upload ended.
+func (u *uploader) keepLease(ctx context.Context, lease store.Lease) {
+	for wait(ctx, uploadLease/3) {
+		next, err := u.sys.store.Queue().Extend(ctx, lease, uploadLease)
+		if err != nil {
+			return // the upload goes on; a second one of the same file does no harm
+		}
+		lease = next
+	}
+}
+
+// store uploads one file, has the backends confirm it, and marks it stored.
+func (u *uploader) store(ctx context.Context, item store.Item) error {
+	if _, release, err := u.sys.fence.hold(ctx); err != nil {
+		return err
+	} else {
+		release()
+	}
+	path := item.Path + "@" + item.Version
+	obj, err := u.sys.engine.StoreFile(ctx, u.sys.objectPath(path), item.Source)
+	if err != nil {
+		return err
+	}
+	if obj.Size >= 0 && obj.Size != item.Size {
+		return fmt.Errorf("%s has %d bytes, %d were there when it was closed", item.Source, obj.Size, item.Size)
+	}
+	if err := u.sys.confirm(ctx, obj); err != nil {
+		return err
+	}
+	sum := hex.EncodeToString(obj.Checksum[:])
+	if err := u.sys.store.MarkStored(ctx, item.Path, item.Version, path, sum); err != nil {
+		return err
+	}
+	u.alias(ctx, obj, item)
+	if obj.Degraded {
+		return u.sys.store.SetFileState(ctx, item.Path, item.Version, store.FileDegraded, errDegraded)
+	}
+	return u.sys.store.MarkVerified(ctx, item.Path, item.Version)
+}
+
+var errDegraded = errors.New("its metadata is on three of four backends")
+
+// alias names the newest version by its plain path too, where the real zstor
+// and the reference's restore look for it. Ours never reads it: a failure is
+// only noted.
+func (u *uploader) alias(ctx context.Context, obj zstor.Object, item store.Item) {
+	if _, err := u.sys.engine.Alias(ctx, obj, u.sys.objectPath(item.Path)); err != nil && ctx.Err() == nil {
+		u.log.Debug("the plain path is not up to date", "path", item.Path, "err", err)
+	}
+}
+
+// vanished is for an item whose source is gone: a copy of an index of an
+// earlier cut. A data file that is gone before it was stored is lost data.
+func (u *uploader) vanished(ctx context.Context, lease store.Lease, cause error) error {
+	if lease.Item.Kind == store.KindData {
+		u.log.Error("a data file is gone before it was stored: its content is lost", "path", lease.Item.Path)
+		return u.sys.store.Queue().Fail(ctx, lease, cause)
+	}
+	_, err := u.sys.store.Queue().Forget(ctx, lease.Item.Path, lease.Item.Version)
+	return err
+}
+
+// closedData enqueues a data file that was closed because it is full: it is
+// uploaded before the next cut needs it.
+func (c *checkpointer) closedData(ctx context.Context, p *space, d server.DataFile) error {
+	if _, ok := p.stored(store.KindData, d.ID); ok {
+		return nil
+	}
+	s := c.stagedData(p, d, c.nextSeq.Load())
+	if err := c.sys.store.TrackFiles(ctx, s.file); err != nil {
+		return err
+	}
+	return c.sys.store.Queue().Enqueue(ctx, s.item)
+}
+
+// objectPath is the path that the engine hashes: below the zdb root.
+func (s *System) objectPath(rel string) string { return filepath.Join(s.layout.Root, rel) }
+
+// storeBytes stores a small object and has it confirmed.
+func (s *System) storeBytes(ctx context.Context, rel string, data []byte) (zstor.Object, error) {
+	obj, err := s.engine.Store(ctx, s.objectPath(rel), zstor.Source{Reader: bytes.NewReader(data), Size: int64(len(data))})
+	if err != nil {
+		return obj, err
+	}
+	return obj, s.confirm(ctx, obj)
+}
+
+// confirm asks every backend whether it holds what was sent to it.
+func (s *System) confirm(ctx context.Context, obj zstor.Object) error {
+	report, err := s.engine.VerifyObject(ctx, obj, zstor.VerifyOptions{})
+	if err != nil {
+		return err
+	}
+	if good := report.GoodShards(); good != obj.N {
+		return fmt.Errorf("verify %s: %d of %d shards are as they were sent", obj.Path, good, obj.N)
+	}
+	return nil
+}
+
+// wait pauses; false when the context ended first.
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
