@@ -63,23 +63,33 @@ func (o *op) newGeneration(obj *Object, st *metaState) (*generation, error) {
 // error is an *uncommittedError, and what was there before was put back as far as
 // the backends allowed.
 func (o *op) writeGeneration(ctx context.Context, g *generation, st *metaState) (int, error) {
-	before := *st
-	var faults []error
-	uncertain := 0 // failed writes that may have happened
+	w := &metaWrite{op: o, g: g, st: st, before: *st}
 	for {
 		s := st.slotsFor(g)
 		if n := s.writableCount(); n < metaCommit {
-			err := &UnavailableError{What: "metadata", Answered: n, Needed: metaCommit, Err: errors.Join(append(faults, st.errs())...)}
-			return 0, &uncommittedError{o.rollBack(ctx, g, &before, st) + uncertain, err}
+			err := &UnavailableError{What: "metadata", Answered: n, Needed: metaCommit, Err: errors.Join(append(w.faults, st.errs())...)}
+			return 0, &uncommittedError{w.rollBack(ctx), err}
 		}
 		steps := s.plan()
 		if len(steps) == 0 {
 			return g.count(), nil
 		}
-		if o.runSteps(ctx, g, st, s, steps, &faults, &uncertain); ctx.Err() != nil {
-			return 0, &uncommittedError{o.rollBack(ctx, g, &before, st) + uncertain, ctx.Err()}
+		if w.run(ctx, s, steps); ctx.Err() != nil {
+			return 0, &uncommittedError{w.rollBack(ctx), ctx.Err()}
 		}
 	}
+}
+
+// metaWrite is one write of a generation, under way.
+type metaWrite struct {
+	*op
+	g      *generation
+	st     *metaState // what backends hold now, as far as is known
+	before metaState
+	faults []error
+
+	touched   [backend.MetaBackends]bool // took a write, or may have
+	uncertain [backend.MetaBackends]bool // a write was not answered: it may even happen later
 }
 
 func (s slots) writableCount() int {
@@ -102,38 +112,44 @@ func (s slots) blank() bool {
 	return true
 }
 
-// runSteps writes in order until one fails; all at once where no old value is. A
+// run writes in order until one fails; all at once where no old value is. A
 // backend that failed is silent from then on.
-func (o *op) runSteps(ctx context.Context, g *generation, st *metaState, s slots, steps []step, faults *[]error, uncertain *int) {
-	errs := make([]error, len(steps))
+func (w *metaWrite) run(ctx context.Context, s slots, steps []step) {
 	if s.blank() {
+		errs := make([]error, len(steps))
 		var writing sync.WaitGroup
 		for i, t := range steps {
-			writing.Go(func() { errs[i] = o.setMeta(ctx, t.backend, g.values[t.index]) })
+			writing.Go(func() { errs[i] = w.setMeta(ctx, t.backend, w.g.values[t.index]) })
 		}
 		writing.Wait()
+		for i, t := range steps {
+			w.note(ctx, t, errs[i])
+		}
+		return
 	}
-	for i, t := range steps {
-		if !s.blank() {
-			errs[i] = o.setMeta(ctx, t.backend, g.values[t.index])
-		}
-		a := &st.answers[t.backend]
-		if errs[i] == nil {
-			raw := g.values[t.index]
-			*a = metaAnswer{kind: present, raw: raw, value: record.Value{Index: t.index, Shard: raw[1 : len(raw)-16]}, gen: g}
-			g.holders |= 1 << t.backend
-			continue
-		}
-		*faults = append(*faults, errs[i])
-		g.holders &^= 1 << t.backend
-		*a = metaAnswer{kind: silent, err: errs[i]}
-		var unreachable *backend.UnreachableError
-		if errors.As(errs[i], &unreachable) || ctx.Err() != nil {
-			*uncertain++
-		}
-		if !s.blank() {
+	for _, t := range steps {
+		err := w.setMeta(ctx, t.backend, w.g.values[t.index])
+		if w.note(ctx, t, err); err != nil {
 			return // the order was planned with this backend: plan anew
 		}
+	}
+}
+
+func (w *metaWrite) note(ctx context.Context, t step, err error) {
+	a := &w.st.answers[t.backend]
+	if err == nil {
+		raw := w.g.values[t.index]
+		*a = metaAnswer{kind: present, raw: raw, value: record.Value{Index: t.index, Shard: raw[1 : len(raw)-16]}, gen: w.g}
+		w.g.holders |= 1 << t.backend
+		w.touched[t.backend] = true
+		return
+	}
+	w.faults = append(w.faults, err)
+	w.g.holders &^= 1 << t.backend
+	*a = metaAnswer{kind: silent, err: err}
+	var unreachable *backend.UnreachableError
+	if errors.As(err, &unreachable) || ctx.Err() != nil {
+		w.touched[t.backend], w.uncertain[t.backend] = true, true
 	}
 }
 
@@ -149,30 +165,43 @@ func (o *op) setMeta(ctx context.Context, i int, value []byte) error {
 	return nil
 }
 
-// rollBack puts back what holders of g held before, and tells how many may still
-// hold g. It goes on when ctx has ended, for a limited time.
-func (o *op) rollBack(ctx context.Context, g *generation, before, now *metaState) int {
+// rollBack puts back what touched backends held before, and tells how many may
+// still hold the new generation, or come to hold it. It goes on when ctx has ended,
+// for a limited time.
+func (w *metaWrite) rollBack(ctx context.Context) int {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
 	left := 0
-	for i := range now.answers {
-		if now.answers[i].gen != g || before.answers[i].gen == g {
+	for i, old := range w.before.answers {
+		if old.gen == w.g {
+			left++ // it held it before
 			continue
 		}
-		var err error
-		if old := before.answers[i]; old.kind == absent {
-			err = o.conns.use(ctx, o.cfg.Meta[i], func(ctx context.Context, c backend.Conn) error {
-				return c.Delete(ctx, []byte(o.event.Key))
-			})
-		} else {
-			err = o.setMeta(ctx, i, old.raw)
+		if !w.touched[i] {
+			continue
 		}
-		if err != nil && !errors.Is(err, backend.ErrNotFound) {
+		err := w.putBack(ctx, i, old)
+		if err != nil {
+			w.log.Warn("a metadata write that failed could not be taken back", "backend", w.cfg.Meta[i].ID, "key", w.event.Key, "err", err)
+		}
+		if err != nil || w.uncertain[i] {
 			left++
-			o.log.Warn("a metadata write that failed could not be taken back", "backend", o.cfg.Meta[i].ID, "key", o.event.Key, "err", err)
 		}
 	}
 	return left
+}
+
+func (w *metaWrite) putBack(ctx context.Context, i int, old metaAnswer) error {
+	if old.kind != absent {
+		return w.setMeta(ctx, i, old.raw)
+	}
+	err := w.conns.use(ctx, w.cfg.Meta[i], func(ctx context.Context, c backend.Conn) error {
+		return c.Delete(ctx, []byte(w.event.Key))
+	})
+	if errors.Is(err, backend.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 // commit writes obj as the new record of its key and notes in obj how well it is kept.

@@ -43,6 +43,14 @@ const (
 type Net struct {
 	mu      sync.Mutex
 	servers map[place]*Server
+	onSet   func(backend.Backend)
+}
+
+// OnSet has f called after each Set of any server, before it is answered.
+func (n *Net) OnSet(f func(backend.Backend)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.onSet = f
 }
 
 type place struct {
@@ -103,8 +111,7 @@ type Server struct {
 	sequential bool
 
 	mu      sync.Mutex
-	fault   Fault
-	after   int // calls that still work before fault begins
+	faults  []Fault // of the next calls; the last one stays
 	latency time.Duration
 	entries map[string]entry
 	order   []string
@@ -125,10 +132,13 @@ type entry struct {
 func (s *Server) Fail(f Fault) { s.FailAfter(0, f) }
 
 // FailAfter lets n more calls work first.
-func (s *Server) FailAfter(n int, f Fault) {
+func (s *Server) FailAfter(n int, f Fault) { s.Script(append(make([]Fault, n), f)...) }
+
+// Script gives the fault of each call from now on; the last one stays.
+func (s *Server) Script(faults ...Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fault, s.after = f, n
+	s.faults = faults
 }
 
 // SetLatency delays every answer.
@@ -257,10 +267,12 @@ var errRefused = errors.New("connection refused")
 // enter is the way of every call to the server: faults that give no answer end here.
 func (s *Server) enter(ctx context.Context) (Fault, error) {
 	s.mu.Lock()
-	f, latency := s.fault, s.latency
-	if f != None && s.after > 0 {
-		s.after--
-		f = None
+	f, latency := None, s.latency
+	if len(s.faults) > 0 {
+		f = s.faults[0]
+	}
+	if len(s.faults) > 1 {
+		s.faults = s.faults[1:]
 	}
 	s.mu.Unlock()
 	if latency > 0 {
@@ -369,6 +381,12 @@ func (c *conn) Set(ctx context.Context, key, value []byte) (out []byte, err erro
 		}
 		return nil
 	})
+	c.net.mu.Lock()
+	onSet := c.net.onSet
+	c.net.mu.Unlock()
+	if onSet != nil {
+		onSet(c.b)
+	}
 	if err != nil {
 		return nil, err
 	}
