@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -93,7 +94,11 @@ func (c *checkpointFile) encode() []byte {
 		b = append(b, p.at, p.n)
 		b = append(b, p.b[:p.n]...)
 	}
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
+	return append(b, checkpointSum(b)...)
+}
+
+func checkpointSum(b []byte) []byte {
+	return binary.LittleEndian.AppendUint32(nil, crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
 }
 
 // reader takes a checkpoint apart; after the first error everything is zero.
@@ -132,8 +137,8 @@ func decodeCheckpoint(b []byte) (*checkpointFile, error) {
 	if len(b) < head+1+4 || string(b[:head]) != checkpointMagic {
 		return nil, errCheckpoint
 	}
-	body, sum := b[:len(b)-4], binary.LittleEndian.Uint32(b[len(b)-4:])
-	if crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)) != sum {
+	body, sum := b[:len(b)-4], b[len(b)-4:]
+	if !bytes.Equal(checkpointSum(body), sum) {
 		return nil, fmt.Errorf("%w: wrong checksum", errCheckpoint)
 	}
 	flags := body[head]

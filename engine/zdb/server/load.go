@@ -25,14 +25,19 @@ func (n *Namespace) load(ctx context.Context) error {
 		return fmt.Errorf("zdb: load namespace %s: %w", n.name, err)
 	}
 	n.install(l)
-	return nil
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.abandonEmptyLocked() // nothing of what was in it survived
 }
 
 func (n *Namespace) loadFiles(ctx context.Context) (*loader, error) {
 	c, cerr := readCheckpoint(n.indexDir)
 	if cerr != nil {
 		// The checkpoint saves time; the files alone are enough.
-		n.srv.log.Warn("checkpoint is unreadable, scanning the files", "namespace", n.name, "err", cerr)
+		n.srv.log.Warn("checkpoint is unreadable, rebuilding the index", "namespace", n.name, "err", cerr)
+		if err := n.rebuild(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if c != nil && c.flushing {
 		if err := n.removeFiles(); err != nil {
@@ -62,6 +67,21 @@ func (n *Namespace) loadFiles(ctx context.Context) (*loader, error) {
 		err = l.adopt(ctx)
 	}
 	return l, err
+}
+
+// rebuild makes the index anew from the data files: without its checkpoint it
+// may lack changes in place. Where data files are missing that cannot be done,
+// and the index is taken as it is.
+func (n *Namespace) rebuild(ctx context.Context) error {
+	mode, err := readIndexHeader(n.IndexPath(0), 0)
+	if err == nil {
+		err = reindex(ctx, n.srv.disk, n.indexDir, n.dataDir, mode)
+	}
+	if errors.Is(err, ErrMissing) || errors.Is(err, ErrDamaged) || errors.Is(err, os.ErrNotExist) {
+		n.srv.log.Error("index cannot be rebuilt, recent changes may be missing from it", "namespace", n.name, "err", err)
+		return nil
+	}
+	return err
 }
 
 // removeFiles deletes all pairs, index files first: what is left of data files

@@ -88,6 +88,11 @@ func Reindex(ctx context.Context, indexDir, dataDir, ns string, mode Mode) error
 	if err := os.MkdirAll(index, 0o700); err != nil {
 		return err
 	}
+	return reindex(ctx, systemDisk(), index, data, mode)
+}
+
+// reindex works on the folders of one namespace.
+func reindex(ctx context.Context, disk disk, index, data string, mode Mode) error {
 	tmp, err := os.MkdirTemp(index, ".reindex-")
 	if err != nil {
 		return err
@@ -99,18 +104,22 @@ func Reindex(ctx context.Context, indexDir, dataDir, ns string, mode Mode) error
 	}
 	x := newIndex(tmp, mode)
 	defer x.cache.closeAll()
-	for id := range uint32(len(found)) {
+	old, err := sizes(index, 'i')
+	if err != nil {
+		return err
+	}
+	for id := range uint32(max(len(found), len(old))) {
 		if _, ok := found[id]; !ok {
 			return fmt.Errorf("%w: %s", ErrMissing, filepath.Join(data, segment.DataName(id)))
 		}
-		if err := reindexFile(ctx, x, filepath.Join(data, segment.DataName(id)), id, int(id) == len(found)-1); err != nil {
+		if err := reindexFile(ctx, x, filepath.Join(data, segment.DataName(id)), id, int(id) == max(len(found), len(old))-1); err != nil {
 			return err
 		}
 	}
 	if err := x.settle(); err != nil {
 		return err
 	}
-	return swapIndex(systemDisk(), index, tmp, len(x.files))
+	return swapIndex(disk, index, tmp, len(x.files))
 }
 
 func reindexFile(ctx context.Context, x *index, path string, id uint32, last bool) error {

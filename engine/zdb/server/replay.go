@@ -18,7 +18,7 @@ import (
 func (l *loader) resume(ctx context.Context, c *checkpointFile) error {
 	lengths := c.lengths
 	if len(l.files.index) < len(lengths) {
-		lengths, c.closed = lengths[:len(lengths)-1], true
+		lengths, c.closed, c.dataOff = lengths[:len(lengths)-1], true, 0 // how long the one before is, is not known
 	}
 	if err := l.openIndex(lengths); err != nil {
 		return err
@@ -161,9 +161,10 @@ func (l *loader) replay(ctx context.Context, f *os.File, id uint32, off int64) (
 }
 
 // chains says whether e names the entry before it. The first one of a file
-// names one in the file before, or none.
+// names one in the file before, which is not known of files that are not ours,
+// or none.
 func (l *loader) chains(e segment.DataEntry, at int64) bool {
-	return e.Previous == l.lastData || at == segment.DataHeaderSize && e.Previous == 0
+	return e.Previous == l.lastData || at == segment.DataHeaderSize && (e.Previous == 0 || l.lenient)
 }
 
 // applyEntry does to the index what the command behind a data entry did.
