@@ -176,6 +176,28 @@ func TestOverwriteWithOneBackendMissing(t *testing.T) {
 	}
 }
 
+// The last write of a plan must not make the planner forget what the missing
+// backend comes back with: it then moved an index to where the old one wins.
+func TestOverwriteWithChangingBackendsMissing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 2, 3, 3)
+	first := r.mustStore(t, "/f", []byte("before"))
+	for round := range 16 {
+		missing := (round*3 + round/4) % 4
+		r.m(missing).FailAfter(round%3, zstortest.Down) // also in the middle of the write
+		obj := r.mustStore(t, "/f", []byte(fmt.Sprint("content ", round)))
+		r.m(missing).Fail(zstortest.None)
+		rec, err := realReader(r.metaValues(first.Key), r.cfg.Key)
+		require.NoError(t, err, "%d missing, round %d", missing, round)
+		require.Equal(t, obj.Checksum, rec.Checksum)
+		_, err = r.Rebuild(t.Context(), "/f", RebuildOptions{})
+		require.NoError(t, err)
+		rec, err = realReader(r.metaValues(first.Key), r.cfg.Key)
+		require.NoError(t, err)
+		require.Equal(t, obj.Checksum, rec.Checksum)
+	}
+}
+
 // A failed write puts back what was there.
 func TestFailedOverwriteLeavesTheOldObject(t *testing.T) {
 	t.Parallel()

@@ -2,6 +2,7 @@ package zstor
 
 import (
 	"math"
+	"slices"
 
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zstor/record"
@@ -146,7 +147,6 @@ func (p *planner) order(now slots, todo, done []step, cost int) {
 // missing of the write that they hold.
 func (st *metaState) slotsFor(gen *generation) slots {
 	var s slots
-	numbers := map[*generation]int{}
 	used := map[int]uint8{} // indexes seen per write
 	for i, a := range st.answers {
 		s[i].writable = a.kind != silent
@@ -160,10 +160,7 @@ func (st *metaState) slotsFor(gen *generation) slots {
 		case a.gen == gen:
 			s[i].write = newWrite
 		default:
-			if numbers[a.gen] == 0 {
-				numbers[a.gen] = len(numbers) + 1
-			}
-			s[i].write = numbers[a.gen]
+			s[i].write = slices.Index(st.gens, a.gen) + 1
 		}
 		used[s[i].write] |= 1 << a.value.Index
 	}

@@ -65,7 +65,7 @@ func (o *op) newGeneration(obj *Object, st *metaState) (*generation, error) {
 func (o *op) writeGeneration(ctx context.Context, g *generation, st *metaState) (int, error) {
 	w := &metaWrite{op: o, g: g, st: st, before: *st}
 	for {
-		s := st.slotsFor(g)
+		s := w.slots()
 		if n := s.writableCount(); n < metaCommit {
 			err := &UnavailableError{What: "metadata", Answered: n, Needed: metaCommit, Err: errors.Join(append(w.faults, st.errs())...)}
 			return 0, &uncommittedError{w.rollBack(ctx), err}
@@ -90,6 +90,19 @@ type metaWrite struct {
 
 	touched   [backend.MetaBackends]bool // took a write, or may have
 	uncertain [backend.MetaBackends]bool // a write was not answered: it may even happen later
+}
+
+// slots is what backends hold now. One that failed meanwhile, or was silent from
+// the start, counts as holding what it held before: that is what it comes back with.
+func (w *metaWrite) slots() slots {
+	s, before := w.st.slotsFor(w.g), w.before.slotsFor(w.g)
+	for i := range s {
+		if !s[i].writable {
+			s[i] = before[i]
+			s[i].writable = false
+		}
+	}
+	return s
 }
 
 func (s slots) writableCount() int {

@@ -119,6 +119,23 @@ func (p *peer) zstor(args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// indexes tells what the metadata backends hold: index, length and first bytes.
+func (p *peer) indexes(key string) []string {
+	var out []string
+	for _, b := range p.cfg.Meta {
+		conn, err := p.dialer.Dial(p.t.Context(), b)
+		require.NoError(p.t, err)
+		raw, err := conn.Get(p.t.Context(), []byte(key))
+		require.NoError(p.t, conn.Close())
+		if err != nil {
+			out = append(out, err.Error())
+			continue
+		}
+		out = append(out, fmt.Sprintf("%d/%d", raw[0], len(raw)))
+	}
+	return out
+}
+
 func (p *peer) file(name string, content []byte) string {
 	f := filepath.Join(p.dir, name)
 	require.NoError(p.t, os.WriteFile(f, content, 0o600))
@@ -245,6 +262,7 @@ func TestRealReadsCompletedRecords(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, 4, rep.Object.MetaHolders)
 			}
+			t.Logf("m%d missing, completed %v: indexes by backend %v", missing, complete, p.indexes(obj.Key))
 			_ = os.Remove(f) // may not be there
 			p.zstor("retrieve", "-f", f)
 			got, err := os.ReadFile(f)
