@@ -39,11 +39,12 @@ func (n *Namespace) loadFiles(ctx context.Context) (*loader, error) {
 			return nil, err
 		}
 	}
+	var mode Mode
 	if c != nil && c.flushing {
 		if err := n.removeFiles(); err != nil {
 			return nil, err
 		}
-		c = nil
+		c, mode = nil, c.mode
 	}
 	dropped, err := n.dropEmptyPair(c)
 	if err != nil {
@@ -53,7 +54,7 @@ func (n *Namespace) loadFiles(ctx context.Context) (*loader, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &loader{n: n, files: d, data: newDataCache(n.dataDir), doubtful: cerr != nil || c != nil, dropped: dropped}
+	l := &loader{n: n, files: d, data: newDataCache(n.dataDir), doubtful: cerr != nil || c != nil, dropped: dropped, newMode: mode}
 	switch {
 	case len(d.index) == 0 && len(d.data) == 0:
 		err = l.fresh()

@@ -174,7 +174,7 @@ func TestHooks(t *testing.T) {
 	r.mu.Unlock()
 	set("a", "3")
 	require.FileExists(t, ix+"/i1")
-	set("big", strings.Repeat("x", MinDataSize-100)) // this one switches
+	set("big", strings.Repeat("x", MinDataSize)) // this one switches
 	require.Equal(t, []uint32{0}, r.find(hooks.JumpIndex)[1].Dirty)
 	require.Empty(t, n.DirtyIndexes())
 	require.FileExists(t, dx+"/d2")
@@ -631,7 +631,7 @@ func TestDamage(t *testing.T) {
 			require.NoError(t, os.Remove(index+"/i1"))
 		}, ErrDamaged, 0},
 		"bad magic": {func(t *testing.T, index, _ string) { flip(t, index+"/i0", 1) }, ErrDamaged, 0},
-		"wrong id": {func(t *testing.T, index, _ string) { flip(t, index+"/i1", 24) }, ErrDamaged, 0},
+		"wrong id":  {func(t *testing.T, index, _ string) { flip(t, index+"/i1", 24) }, ErrDamaged, 0},
 		"short header of an old index": {func(t *testing.T, index, _ string) {
 			require.NoError(t, os.Truncate(index+"/i0", 20))
 		}, ErrDamaged, 0},
@@ -657,7 +657,7 @@ func TestDamage(t *testing.T) {
 			require.NoError(t, err)
 			flip(t, data+"/d1", fi.Size()-1)
 		}, nil, 3},
-		"old payload flipped": {func(t *testing.T, _, data string) { flip(t, data+"/d0", 50) }, nil, 3},
+		"old payload flipped": {func(t *testing.T, _, data string) { flip(t, data+"/d0", 60) }, nil, 3},
 		"no descriptor": {func(t *testing.T, index, _ string) {
 			require.NoError(t, os.Remove(index+"/zdb-namespace"))
 		}, nil, 4},
