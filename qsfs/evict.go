@@ -37,16 +37,17 @@ func (s *System) Evict(ctx context.Context, keep int64) (*client.EvictReport, er
 		}
 		total -= freed
 		report.Files++
-		report.Bytes += freed
+		report.Bytes += c.length
 		s.opts.observer(Progress{Op: "evict", Subject: c.space.dataPath(c.id), Done: report.Bytes, Unit: "bytes"})
 	}
 	return report, nil
 }
 
 type candidate struct {
-	space *space
-	id    uint32
-	used  time.Time // last read, as far as the file system keeps it
+	space  *space
+	id     uint32
+	length int64
+	used   time.Time // last read, as far as the file system keeps it
 }
 
 // evictable lists what may be dropped, oldest first, and the bytes of all
@@ -83,7 +84,7 @@ func (s *System) evictable(ctx context.Context, report *client.EvictReport) ([]c
 				report.Kept++
 				continue
 			}
-			out = append(out, candidate{p, d.ID, lastUse(st)})
+			out = append(out, candidate{p, d.ID, d.Length, lastUse(st)})
 		}
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].used.Before(out[j].used) })

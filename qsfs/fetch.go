@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/hooks"
@@ -72,7 +73,8 @@ var ErrLost = errors.New("the data file is not here, and was never stored")
 // fetcher brings dropped data files back. The zdb asks once per file, however
 // many readers wait.
 type fetcher struct {
-	sys *System
+	sys   *System
+	bytes atomic.Int64 // of the files that were brought back
 }
 
 func (f *fetcher) fetch(ctx context.Context, path string) error {
@@ -99,6 +101,7 @@ func (f *fetcher) fetch(ctx context.Context, path string) error {
 		s.log.Error("a data file could not be fetched", "path", p.dataPath(id), "err", err)
 		return err
 	}
+	f.bytes.Add(ref.Length)
 	s.log.Debug("data file fetched", "path", p.dataPath(id), "bytes", ref.Length)
 	return nil
 }

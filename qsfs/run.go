@@ -81,6 +81,7 @@ func (s *System) start(ctx context.Context, stops *stopStack) error {
 		{"epoch", s.startEpoch},
 		{"reconcile", s.startSpaces},
 		{"zdb", s.startServer},
+		{"events", s.startEvents},
 		{"file system", s.startTree},
 		{"uploads", s.startWork},
 		{"mount", s.startMount},
@@ -153,6 +154,26 @@ func (s *System) startServer(ctx context.Context, stops *stopStack) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// startEvents takes events of an external zdb, which come by the hook program.
+func (s *System) startEvents(ctx context.Context, stops *stopStack) error {
+	l, err := hooks.Listen(s.layout.HookSocket(), hooks.Chain(s.opts.hooks, s.HookHandler()), hooks.ListenerOptions{Logger: s.log})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan error, 1)
+	go func() { ended <- l.Serve(ctx) }()
+	stops.push(func() error {
+		cancel()
+		err := l.Close()
+		if serveErr := <-ended; serveErr != nil && !errors.Is(serveErr, context.Canceled) && !errors.Is(serveErr, hooks.ErrClosed) {
+			err = errors.Join(err, serveErr)
+		}
+		return err
+	})
 	return nil
 }
 

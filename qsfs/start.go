@@ -77,7 +77,7 @@ func (s *System) mustBeEmpty() error {
 // startSpaces loads what of each namespace is stored. Cuts that were not
 // committed are given up: their copies are gone, the next cut makes new ones.
 func (s *System) startSpaces(ctx context.Context, _ *stopStack) error {
-	s.fetching = fetcher{sys: s}
+	s.fetching.sys = s
 	s.spaces = []*space{newSpace(metaSpace), newSpace(dataSpace)}
 	s.check = &checkpointer{sys: s, log: s.log.With("component", "checkpoint"), requests: make(chan chan<- syncResult), progress: newSignal()}
 	s.health = newHealthWatch(s)

@@ -64,7 +64,7 @@ func (s *System) queueStatus(ctx context.Context, st *client.Status) error {
 		statusNote(st, "%d files could not be stored yet; they are tried again (`quantumd queue ls` shows why)", q.Failed)
 	}
 	t := s.engine.Stats()
-	st.Transfer = client.Transfer{SentBytes: int64(t.Sent), FetchedBytes: int64(t.Fetched)}
+	st.Transfer = client.Transfer{SentBytes: int64(t.Sent), FetchedBytes: int64(t.Fetched), FetchedFileBytes: s.fetching.bytes.Load()}
 	return nil
 }
 

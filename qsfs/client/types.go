@@ -96,10 +96,12 @@ type Checkpoint struct {
 	AgeSeconds float64 `json:"age_seconds"`
 }
 
-// Transfer counts bytes of shards since the start.
+// Transfer counts bytes since the start; of shards, but for the last.
 type Transfer struct {
 	SentBytes    int64 `json:"sent_bytes"`
 	FetchedBytes int64 `json:"fetched_bytes"`
+	// FetchedFileBytes are those of the data files that were brought back.
+	FetchedFileBytes int64 `json:"fetched_file_bytes"`
 }
 
 // SyncReport says what a sync has made safe.
@@ -117,8 +119,8 @@ type SyncReport struct {
 type EvictReport struct {
 	Schema int   `json:"schema"`
 	Files  int   `json:"files"`
-	Bytes  int64 `json:"bytes"`
-	Kept   int   `json:"kept"` // files that are not safe yet, or open
+	Bytes  int64 `json:"bytes"` // of their content, which a read brings back
+	Kept   int   `json:"kept"`  // files that are not safe yet, or open
 }
 
 // QueueItem is one file on its way.

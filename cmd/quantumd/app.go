@@ -1,0 +1,222 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/lmittmann/tint"
+	"golang.org/x/term"
+
+	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/backend/local"
+	"github.com/threefoldtech/quantumd/backend/static"
+	"github.com/threefoldtech/quantumd/qsfs"
+	"github.com/threefoldtech/quantumd/qsfs/client"
+	"github.com/threefoldtech/quantumd/qsfs/config"
+)
+
+// app is what every command needs: flags, streams, environment.
+type app struct {
+	globals        Globals
+	environ        []string
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	stopSignals    func() // a second signal after it ends the program at once
+}
+
+func (a *app) getenv(name string) string {
+	for i := len(a.environ) - 1; i >= 0; i-- {
+		if v, ok := strings.CutPrefix(a.environ[i], name+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// configPath says which file is read: flag, QUANTUMD_CONFIG, DIR/config.yaml,
+// /etc/quantumd.yaml.
+func (a *app) configPath() string {
+	switch {
+	case a.globals.Config != "":
+		return a.globals.Config
+	case a.globals.Dir != "":
+		return filepath.Join(a.globals.Dir, "config.yaml")
+	case a.getenv("QUANTUMD_CONFIG") != "":
+		return a.getenv("QUANTUMD_CONFIG")
+	}
+	return filepath.Join(a.globals.Root, qsfs.SystemConfig)
+}
+
+func (a *app) configOptions(tolerate bool) []config.Option {
+	opts := []config.Option{config.FromEnviron(a.environ), config.WithOverrides(a.globals.Set)}
+	if tolerate {
+		opts = append(opts, config.TolerateUnknown())
+	}
+	return opts
+}
+
+// loadConfig reads and validates the configuration.
+func (a *app) loadConfig(tolerate bool) (*config.Config, error) {
+	cfg, err := config.Load(a.configPath(), a.configOptions(tolerate)...)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range cfg.Warnings() {
+		a.notef("%s", w)
+	}
+	a.place(cfg)
+	return cfg, cfg.Validate()
+}
+
+// place fits a configuration to --dir and --root: a mount below the folder, a
+// free port for metrics, unless the keys are given.
+func (a *app) place(cfg *config.Config) {
+	if a.globals.Dir != "" {
+		if cfg.Source("qsfs_mountpoint") == config.FromDefault {
+			cfg.QSFSMountpoint = filepath.Join(a.dir(), "mnt")
+		}
+		if cfg.Source("metrics") == config.FromDefault {
+			cfg.Metrics.Listen = "127.0.0.1:0"
+		}
+		return
+	}
+	if a.globals.Root != "" {
+		for _, p := range []*string{&cfg.ZdbRootPath, &cfg.QSFSMountpoint, &cfg.DatabasePath, &cfg.ZstorConfigPath} {
+			if *p != "" && !strings.HasPrefix(*p, a.globals.Root) {
+				*p = filepath.Join(a.globals.Root, *p)
+			}
+		}
+	}
+}
+
+// dir is --dir as an absolute path.
+func (a *app) dir() string {
+	abs, err := filepath.Abs(a.globals.Dir)
+	if err != nil {
+		return a.globals.Dir
+	}
+	return abs
+}
+
+func (a *app) layout(cfg *config.Config) qsfs.Layout {
+	if a.globals.Dir != "" {
+		return qsfs.LayoutBelow(a.dir())
+	}
+	return qsfs.SystemLayout(a.globals.Root, cfg)
+}
+
+// provisioner chooses who knows the backends: local ones where they lie beside
+// the configuration (or, on system paths, in their folder), else the list.
+func (a *app) provisioner(cfg *config.Config) (backend.Provisioner, error) {
+	if p := a.localBeside(cfg); p != nil {
+		return p, nil
+	}
+	list, err := cfg.BackendList()
+	if err != nil {
+		return nil, err
+	}
+	return static.New(list, a.logger()), nil
+}
+
+// localBeside gives the local backends that belong to a configuration; nil
+// when there are none.
+func (a *app) localBeside(cfg *config.Config) *local.Provisioner {
+	dir := a.layout(cfg).Backends
+	if cfg.File() != "" && cfg.File() != filepath.Join(a.globals.Root, qsfs.SystemConfig) {
+		dir = filepath.Join(filepath.Dir(cfg.File()), "backends")
+	}
+	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+		return nil
+	}
+	p, err := a.local(dir)
+	if err != nil {
+		return nil
+	}
+	return p
+}
+
+// local gives the local backends below a folder, run as processes of this
+// program.
+func (a *app) local(dir string) (*local.Provisioner, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	return local.New(abs, local.Command(self, "zdb"), local.WithLogger(a.logger())), nil
+}
+
+// client talks to the running system that the flags select.
+func (a *app) client() (*client.Client, error) {
+	layout := qsfs.LayoutBelow(a.dir())
+	if a.globals.Dir == "" {
+		// The sockets' place does not depend on the file, which others may not read.
+		layout = qsfs.SystemLayout(a.globals.Root, config.Default())
+	}
+	return client.New(layout.ControlSocket()), nil
+}
+
+func (a *app) logger() *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(a.globals.LogLevel)) // the grammar allows only levels
+	if a.globals.LogJSON {
+		return slog.New(slog.NewJSONHandler(a.stderr, &slog.HandlerOptions{Level: level}))
+	}
+	return slog.New(tint.NewHandler(a.stderr, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: !a.terminal(a.stderr)}))
+}
+
+func (a *app) terminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+func (a *app) printf(format string, args ...any) {
+	fmt.Fprintf(a.stdout, format+"\n", args...)
+}
+
+func (a *app) notef(format string, args ...any) {
+	fmt.Fprintf(a.stderr, "quantumd: "+format+"\n", args...)
+}
+
+// print shows a result: as JSON where that is asked for, else by text.
+func (a *app) print(v any, text func()) error {
+	if !a.globals.JSON {
+		text()
+		return nil
+	}
+	e := json.NewEncoder(a.stdout)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// confirm asks on a terminal; elsewhere --yes is the only yes. With a word,
+// that word has to be typed.
+func (a *app) confirm(question, word string) error {
+	if a.globals.Yes {
+		return nil
+	}
+	if !a.terminal(a.stdin) {
+		return &usageError{errors.New(question + ": nobody can be asked here; give --yes")}
+	}
+	want, prompt := "y", " [y/N] "
+	if word != "" {
+		want, prompt = word, fmt.Sprintf(" Type %q to go on: ", word)
+	}
+	fmt.Fprint(a.stderr, question+prompt)
+	line, err := bufio.NewReader(a.stdin).ReadString('\n')
+	if err != nil || strings.TrimSpace(line) != want {
+		return &codeError{code: exitUsage, err: errors.New("not confirmed; nothing was done")}
+	}
+	return nil
+}

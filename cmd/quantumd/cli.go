@@ -1,0 +1,56 @@
+package main
+
+const description = `One program for a QSFS: a file system whose data survives lost machines and untrusted ones.
+
+Try it here, in one terminal:    quantumd up --local --dir /tmp/q --mount /tmp/m
+Install it on this machine:      quantumd deploy --local && quantumd setup
+With backends of your own:       quantumd deploy --config config.yaml && quantumd setup
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 degraded, 4 data lost, 5 fenced.`
+
+// Globals are the flags of every command.
+type Globals struct {
+	Config   string            `short:"c" placeholder:"FILE" help:"Configuration. Else QUANTUMD_CONFIG, config.yaml in --dir, /etc/quantumd.yaml."`
+	Dir      string            `placeholder:"DIR" help:"A self-contained system: everything that it owns lies below DIR."`
+	Set      map[string]string `placeholder:"KEY=VALUE" help:"Set a key of the configuration; wins over environment and file."`
+	JSON     bool              `name:"json" help:"Print results as JSON."`
+	Yes      bool              `short:"y" help:"Do not ask."`
+	DryRun   bool              `help:"Say what would be done, and change nothing."`
+	LogLevel string            `enum:"debug,info,warn,error" default:"warn" help:"Least level that is logged (debug, info, warn, error)."`
+	LogJSON  bool              `name:"log-json" help:"Log as JSON."`
+	Root     string            `hidden:"" placeholder:"DIR" help:"Put DIR before every system path."`
+}
+
+type cli struct {
+	Globals
+
+	Daemon  daemonCmd  `cmd:"" default:"1" help:"Run the installed system in the foreground: what the service does. The default."`
+	Up      upCmd      `cmd:"" help:"Bring up a whole system in the foreground; Ctrl-C ends it clean."`
+	Demo    demoCmd    `cmd:"" help:"Show the main job on this machine, with faults and checks."`
+	Deploy  deployCmd  `cmd:"" help:"Make the backends, or complete them."`
+	Setup   setupCmd   `cmd:"" help:"Install the program and its service on this machine."`
+	Init    initCmd    `cmd:"" help:"deploy and setup in one."`
+	Status  statusCmd  `cmd:"" help:"Is it up, is my data safe, what is being done about it?"`
+	Sync    syncCmd    `cmd:"" help:"Return when all that was written is on the backends."`
+	Restore restoreCmd `cmd:"" help:"Bring the file system to this machine from its backends."`
+	Destroy destroyCmd `cmd:"" help:"Give the backends back; what they hold is lost."`
+	Start   startCmd   `cmd:"" help:"Start the installed services."`
+	Stop    stopCmd    `cmd:"" help:"Stop the system, after bringing what was written to the backends."`
+
+	Services  servicesCmd  `cmd:"" help:"List the installed services."`
+	Queue     queueCmd     `cmd:"" help:"Files on their way to the backends."`
+	Backends  backendsCmd  `cmd:"" help:"The backends in use."`
+	Evict     evictCmd     `cmd:"" help:"Drop local data files that are safe on the backends."`
+	Wait      waitCmd      `cmd:"" help:"Wait until the system serves."`
+	ConfigCmd configCmd    `cmd:"" name:"config" help:"The configuration: example, check, show."`
+	Uninstall uninstallCmd `cmd:"" help:"Remove the services and programs that setup installed."`
+	Hook      hookCmd      `cmd:"" passthrough:"" help:"What a zdb calls for each event."`
+	Version   versionCmd   `cmd:"" help:"Print the version."`
+
+	Zdb   componentCmd `cmd:"" passthrough:"" help:"The embedded zdb, with the real one's arguments."`
+	Zstor componentCmd `cmd:"" passthrough:"" help:"The embedded zstor, with the real one's arguments."`
+	Zdbfs componentCmd `cmd:"" passthrough:"" help:"The embedded zdbfs, with the real one's arguments."`
+
+	DemoFrontend demoFrontendCmd `cmd:"" hidden:"" help:"Part of the demo without a mount."`
+	Supervise    superviseCmd    `cmd:"" hidden:"" help:"Supervise one service; what setup runs where there is no service manager."`
+}

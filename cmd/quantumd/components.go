@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/engine/zdb/server"
+	"github.com/threefoldtech/quantumd/hooks"
+	"github.com/threefoldtech/quantumd/services/child"
+)
+
+// components are the embedded programs, with the real ones' arguments. They
+// are reached as `quantumd zdb …` or under their own name.
+var components map[string]func(ctx context.Context, a *app, args []string) int
+
+func init() { // broken cycle: the table names functions that name the table
+	components = map[string]func(context.Context, *app, []string) int{
+		"zdb": runZdb, "zdbfs": runZdbfs, "zstor": runZstor, "zstor_v2": runZstor, "supervise": runSupervise,
+	}
+}
+
+type componentCmd struct {
+	Args []string `arg:"" optional:"" passthrough:""`
+}
+
+// Run is never reached: main looks at the name first. It is here for --help.
+func (componentCmd) Run() error { return errors.New("called through the grammar") }
+
+type superviseCmd = componentCmd
+
+type hookCmd struct {
+	Args []string `arg:"" optional:"" passthrough:"" help:"Event, instance and what the event carries."`
+}
+
+// Run hands an event to the daemon, as the program quantumd-hook does.
+func (c *hookCmd) Run(ctx context.Context, a *app) error {
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	socket, err := hooks.FindSocket(a.getenv, program)
+	if err != nil {
+		return err
+	}
+	code, reason := hooks.Relay(ctx, &hooks.Client{Socket: socket}, c.Args)
+	if code != 0 {
+		return &codeError{code: code, err: reason}
+	}
+	if reason != nil {
+		a.notef("%v", reason)
+	}
+	return nil
+}
+
+// runSupervise is the process behind a service where no service manager runs.
+func runSupervise(ctx context.Context, a *app, args []string) int {
+	if len(args) != 2 {
+		return a.fail(&usageError{errors.New("supervise: want a folder and a service")})
+	}
+	if err := child.Supervise(ctx, args[0], args[1], a.logger()); err != nil {
+		return a.fail(err)
+	}
+	return exitDone
+}
+
+// zdbOptions are zdb's options, those that only ours has at the end.
+type zdbOptions struct {
+	data, index, listen, socket, mode, datasize, hook, admin, logfile string
+	port, rotate, synctime, maxsize                                   int64
+	dualnet, protect, sync, secure, background, dump, verbose         bool
+	version                                                           bool
+
+	adminFile string
+}
+
+func zdbFlags(o *zdbOptions) *flag.FlagSet {
+	f := flag.NewFlagSet("zdb", flag.ContinueOnError)
+	f.StringVar(&o.data, "data", "./zdb-data", "data root")
+	f.StringVar(&o.index, "index", "./zdb-index", "index root")
+	f.StringVar(&o.listen, "listen", "::", "address to listen on")
+	f.Int64Var(&o.port, "port", 9900, "port to listen on")
+	f.StringVar(&o.socket, "socket", "", "unix socket to listen on, instead of a port")
+	f.BoolVar(&o.dualnet, "dualnet", false, "listen on the socket and the port")
+	f.StringVar(&o.mode, "mode", "", "user or seq, for all namespaces")
+	f.StringVar(&o.datasize, "datasize", "", "size at which a data file is closed, with k, M, G or T")
+	f.Int64Var(&o.rotate, "rotate", 0, "seconds after which a data file is closed")
+	f.StringVar(&o.hook, "hook", "", "program that is run for events")
+	f.StringVar(&o.admin, "admin", "", "admin password")
+	f.StringVar(&o.adminFile, "admin-file", "", "file that holds the admin password (only ours)")
+	f.BoolVar(&o.protect, "protect", false, "default namespace is read-only without the admin password")
+	f.Int64Var(&o.maxsize, "maxsize", 0, "limit of the default namespace in bytes")
+	f.BoolVar(&o.sync, "sync", false, "sync each write")
+	f.Int64Var(&o.synctime, "synctime", 0, "seconds between syncs")
+	f.BoolVar(&o.secure, "secure", false, "sync a file before it is closed (ours always does)")
+	f.BoolVar(&o.background, "background", false, "not supported: use a service manager")
+	f.StringVar(&o.logfile, "logfile", "", "only with --background")
+	f.BoolVar(&o.dump, "dump", false, "not supported")
+	f.BoolVar(&o.verbose, "verbose", false, "log more")
+	f.BoolVar(&o.version, "version", false, "print the version")
+	return f
+}
+
+// expand completes unambiguous abbreviations of long options, as getopt does.
+func expand(f *flag.FlagSet, args []string) []string {
+	out := make([]string, len(args))
+	for i, arg := range args {
+		out[i] = arg
+		name, value, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		if !strings.HasPrefix(arg, "-") || name == "" || f.Lookup(name) != nil {
+			continue
+		}
+		var found []string
+		f.VisitAll(func(o *flag.Flag) {
+			if strings.HasPrefix(o.Name, name) {
+				found = append(found, o.Name)
+			}
+		})
+		if len(found) == 1 {
+			out[i] = "--" + found[0]
+			if hasValue {
+				out[i] += "=" + value
+			}
+		}
+	}
+	return out
+}
+
+// zdbSize reads a size as zdb does: suffixes k, M, G, T in exactly this case.
+func zdbSize(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	unit := 1.0
+	if i := strings.IndexAny(s, "kMGT"); i > 0 {
+		unit = float64(int64(1) << (10 * (1 + strings.IndexByte("kMGT", s[i]))))
+		s = s[:i]
+	}
+	n, err := strconv.ParseFloat(s, 64)
+	if err != nil || n < 0 || n*unit > 1<<40 {
+		return 0, fmt.Errorf("datasize invalid: %q", s)
+	}
+	return int64(n * unit), nil
+}
+
+// runZdb is the embedded zdb. It ends with 143 after SIGTERM and 130 after
+// SIGINT, as the real one.
+func runZdb(_ context.Context, a *app, args []string) int {
+	var o zdbOptions
+	f := zdbFlags(&o)
+	f.SetOutput(a.stderr)
+	if err := f.Parse(expand(f, args)); err != nil {
+		return exitFailed
+	}
+	if o.version {
+		fmt.Fprintf(a.stdout, "0-db server, quantumd %s (data file version 3, index file version 4)\n", version())
+		return exitDone
+	}
+	code, err := serveZdb(a, o)
+	if err != nil {
+		return a.fail(err)
+	}
+	return code
+}
+
+func serveZdb(a *app, o zdbOptions) (int, error) {
+	if o.background || o.dump {
+		return 0, errors.New("zdb: --background and --dump are not supported here: a service manager runs it in the background")
+	}
+	so, err := zdbServerOptions(a, o)
+	if err != nil {
+		return 0, err
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	listeners, err := zdbListen(o)
+	if err != nil {
+		return 0, err
+	}
+	s, err := server.Open(ctx, so)
+	if err != nil {
+		return 0, errors.Join(append(closeAll(listeners), err)...)
+	}
+	served := make(chan error, len(listeners))
+	for _, l := range listeners {
+		go func() { served <- s.Serve(ctx, l) }()
+	}
+	code := 0
+	var serveErr error
+	left := len(listeners)
+	select {
+	case sig := <-signals:
+		code = 128 + int(sig.(syscall.Signal))
+	case serveErr = <-served:
+		left--
+	}
+	cancel(errors.New("stopped"))
+	for range left {
+		<-served
+	}
+	return code, errors.Join(serveErr, s.Close())
+}
+
+func zdbServerOptions(a *app, o zdbOptions) (server.Options, error) {
+	size, err := zdbSize(o.datasize)
+	if err != nil {
+		return server.Options{}, err
+	}
+	so := server.Options{DataDir: o.data, IndexDir: o.index, DataSize: size, Rotate: time.Duration(o.rotate) * time.Second,
+		AdminPassword: backend.Secret(o.admin), Protect: o.protect, MaxSize: o.maxsize, SyncWrites: o.sync, Logger: a.logger(),
+		Instance: "tcp://" + net.JoinHostPort(o.listen, strconv.FormatInt(o.port, 10))}
+	if o.synctime > 0 {
+		so.SyncEvery = time.Duration(o.synctime) * time.Second
+	}
+	if o.socket != "" {
+		so.Instance = "unix://" + o.socket
+	}
+	switch o.mode {
+	case "":
+	case "user":
+		so.Mode = server.User
+	case "seq", "direct":
+		so.Mode = server.Sequential
+	default:
+		return so, fmt.Errorf("zdb: mode %q: want user or seq", o.mode)
+	}
+	if o.adminFile != "" {
+		f, err := os.Open(o.adminFile)
+		if err != nil {
+			return so, err
+		}
+		text, err := io.ReadAll(io.LimitReader(f, 256))
+		if err := errors.Join(err, f.Close()); err != nil {
+			return so, err
+		}
+		so.AdminPassword = backend.Secret(strings.TrimSpace(string(text)))
+	}
+	if o.hook != "" {
+		so.Hooks = &hooks.Exec{Path: o.hook}
+	}
+	return so, nil
+}
+
+func zdbListen(o zdbOptions) ([]net.Listener, error) {
+	var out []net.Listener
+	if o.socket != "" {
+		if err := os.Remove(o.socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		l, err := net.Listen("unix", o.socket)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, l)
+		if !o.dualnet {
+			return out, nil
+		}
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(o.listen, strconv.FormatInt(o.port%65536, 10)))
+	if err != nil {
+		return nil, errors.Join(append(closeAll(out), err)...)
+	}
+	return append(out, l), nil
+}
+
+func closeAll(listeners []net.Listener) []error {
+	var errs []error
+	for _, l := range listeners {
+		errs = append(errs, l.Close())
+	}
+	return errs
+}

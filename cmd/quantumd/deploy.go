@@ -1,0 +1,360 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/backend/local"
+	"github.com/threefoldtech/quantumd/qsfs"
+	"github.com/threefoldtech/quantumd/qsfs/config"
+)
+
+type deployCmd struct {
+	Local bool `help:"Backends on this machine, as processes that run on."`
+	Query bool `short:"q" help:"List the backends that there are, and make none."`
+	Meta  int  `default:"4" help:"With --local: metadata backends (always 4)."`
+	Data  int  `default:"0" help:"With --local: data backends; 0: expected_shards."`
+	Force bool `help:"Replace the installed configuration of another deployment."`
+}
+
+// Help shows examples.
+func (deployCmd) Help() string {
+	return `Idempotent: a second call completes what the first could not.
+  quantumd deploy --local --dir /srv/backends
+  quantumd deploy --config config.yaml --dry-run`
+}
+
+func (c *deployCmd) Run(ctx context.Context, a *app) error {
+	if c.Query {
+		return c.query(ctx, a)
+	}
+	if c.Local {
+		cfg, p, err := c.local(ctx, a)
+		if err != nil || cfg == nil {
+			return err
+		}
+		return c.report(ctx, a, cfg, p)
+	}
+	return c.listed(ctx, a)
+}
+
+// target is where the effective configuration is installed.
+func (a *app) target() string {
+	if a.globals.Dir != "" {
+		return filepath.Join(a.dir(), "config.yaml")
+	}
+	return filepath.Join(a.globals.Root, qsfs.SystemConfig)
+}
+
+// local makes or completes backends on this machine, and the configuration
+// that names them. A nil configuration: it was a dry run.
+func (c *deployCmd) local(ctx context.Context, a *app) (*config.Config, *local.Provisioner, error) {
+	if c.Meta != 0 && c.Meta != backend.MetaBackends {
+		return nil, nil, &usageError{fmt.Errorf("--meta %d: metadata is spread over exactly %d backends", c.Meta, backend.MetaBackends)}
+	}
+	path := a.target()
+	if a.globals.Config != "" {
+		path = a.globals.Config
+	}
+	cfg, err := config.Load(path, a.configOptions(true)...)
+	if errors.Is(err, config.ErrNoConfig) {
+		cfg, err = config.Parse("", nil, a.configOptions(false)...)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	placed := cfg.Clone() // what is written down stays as it was given
+	a.place(placed)
+	layout := a.layout(placed)
+	p, err := a.local(layout.Backends)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.Data != 0 && c.Data < cfg.ExpectedShards {
+		return nil, nil, &usageError{fmt.Errorf("--data %d: fewer than expected_shards (%d)", c.Data, cfg.ExpectedShards)}
+	}
+	data := max(c.Data, cfg.ExpectedShards)
+	sys, err := qsfs.Open(ctx, placed, qsfs.WithLayout(layout), qsfs.WithProvisioner(counted{p, data}), qsfs.WithLogger(a.logger()))
+	if err != nil {
+		return nil, nil, err
+	}
+	plan, err := sys.PlanDeploy(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if a.globals.DryRun {
+		return nil, nil, a.printPlan(plan)
+	}
+	if err := c.provisionLocal(ctx, a, cfg, placed, sys, plan); err != nil {
+		return nil, nil, err
+	}
+	placed.Backends = cfg.Backends
+	return placed, p, placed.Validate()
+}
+
+// provisionLocal writes the key before the first backend is made, for without
+// it nothing could be read back, and the addresses after the last.
+func (c *deployCmd) provisionLocal(ctx context.Context, a *app, cfg, placed *config.Config, sys *qsfs.System, plan *qsfs.Plan) error {
+	if cfg.EncryptionKey == "" && cfg.Mnemonic == "" {
+		var key [32]byte
+		_, _ = rand.Read(key[:]) // never fails
+		cfg.EncryptionKey = config.Secret(hex.EncodeToString(key[:]))
+		placed.EncryptionKey = cfg.EncryptionKey
+	}
+	if err := writeConfig(a.target(), cfg); err != nil {
+		return err
+	}
+	list, err := sys.Deploy(ctx, plan)
+	if err != nil {
+		return err
+	}
+	cfg.Backends = nil
+	for _, b := range list {
+		cfg.Backends = append(cfg.Backends, config.Backend{Role: b.Role, Address: b.Address.String(), Namespace: b.Namespace, Password: b.Password, Group: b.Group})
+	}
+	return writeConfig(a.target(), cfg)
+}
+
+// counted asks for another number of data backends than the shards need.
+type counted struct {
+	*local.Provisioner
+	data int
+}
+
+// Specs lists what to make.
+func (c counted) Specs() []backend.Spec { return qsfs.DefaultSpecs(backend.MetaBackends, c.data) }
+
+// listed reaches the backends that the configuration lists, and installs it.
+func (c *deployCmd) listed(ctx context.Context, a *app) error {
+	raw, err := config.Load(a.configPath(), a.configOptions(false)...)
+	if err != nil {
+		return err
+	}
+	cfg := raw.Clone()
+	a.place(cfg)
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	if len(cfg.Backends) == 0 {
+		return errors.New("backends on the ThreeFold Grid cannot be deployed by this version; list zdbs of your own under backends, or use --local")
+	}
+	if err := c.mayInstall(a, cfg); err != nil {
+		return err
+	}
+	p, err := a.provisioner(cfg)
+	if err != nil {
+		return err
+	}
+	sys, err := qsfs.Open(ctx, cfg, qsfs.WithLayout(a.layout(cfg)), qsfs.WithProvisioner(p), qsfs.WithLogger(a.logger()))
+	if err != nil {
+		return err
+	}
+	plan, err := sys.PlanDeploy(ctx)
+	if err != nil {
+		return err
+	}
+	if a.globals.DryRun {
+		return a.printPlan(plan)
+	}
+	if _, err := sys.Deploy(ctx, plan); err != nil {
+		return err
+	}
+	if err := writeConfig(a.target(), raw); err != nil {
+		return err
+	}
+	return c.report(ctx, a, cfg, p)
+}
+
+// mayInstall refuses to replace the configuration of another deployment.
+func (c *deployCmd) mayInstall(a *app, cfg *config.Config) error {
+	if c.Force || sameFile(a.configPath(), a.target()) {
+		return nil
+	}
+	old, err := config.Load(a.target(), config.TolerateUnknown())
+	if errors.Is(err, config.ErrNoConfig) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	oldKey, oldErr := old.Key()
+	newKey, err := cfg.Key()
+	if err != nil {
+		return err
+	}
+	if oldErr == nil && bytes.Equal(oldKey, newKey) {
+		return nil
+	}
+	return &usageError{fmt.Errorf("%s is the configuration of another deployment; move it away, or replace it with --force", a.target())}
+}
+
+func sameFile(x, y string) bool {
+	a, errA := os.Stat(x)
+	b, errB := os.Stat(y)
+	return errA == nil && errB == nil && os.SameFile(a, b)
+}
+
+// writeConfig installs the effective configuration, 0600, whole or not at all.
+func writeConfig(path string, cfg *config.Config) error {
+	text, err := cfg.Marshal()
+	if err != nil {
+		return err
+	}
+	text = append([]byte("# The effective configuration, written by `quantumd deploy`. Keep it secret, and keep a\n# copy off this machine: without the key in it nothing can be read back.\n"), text...)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return &qsfs.PathError{Path: filepath.Dir(path), Err: err}
+	}
+	if err := renameio.WriteFile(path, text, 0o600); err != nil {
+		return &qsfs.PathError{Path: path, Err: err}
+	}
+	return nil
+}
+
+func (a *app) printPlan(plan *qsfs.Plan) error {
+	return a.print(plan, func() {
+		for _, s := range plan.Steps {
+			a.printf("%-7s %-5s %-8s %s", s.Action, s.Role, s.ID, s.Detail)
+		}
+		a.printf("%d of %d backends would be made or started", plan.Changes(), len(plan.Steps))
+	})
+}
+
+type deployReport struct {
+	Schema   int               `json:"schema"`
+	Config   string            `json:"config"`
+	Backends []backend.Backend `json:"backends"`
+}
+
+func (c *deployCmd) report(ctx context.Context, a *app, cfg *config.Config, p backend.Provisioner) error {
+	list, err := p.List(ctx)
+	if err != nil {
+		return err
+	}
+	return a.print(deployReport{1, a.target(), list}, func() {
+		a.printf("%d backends are up; any %d of %d data backends suffice to read", len(list), cfg.MinShards, cfg.ExpectedShards)
+		a.printf("configuration: %s (keep a copy off this machine: it holds the key)", a.target())
+		if a.globals.Dir != "" {
+			a.printf("next: quantumd up -c %s --dir FRONTEND --mount MOUNTPOINT", a.target())
+		} else {
+			a.printf("next: quantumd setup")
+		}
+	})
+}
+
+// query lists the backends that there are.
+func (c *deployCmd) query(ctx context.Context, a *app) error {
+	var list []backend.Backend
+	if c.Local {
+		p, err := a.local(a.layout(config.Default()).Backends)
+		if err != nil {
+			return err
+		}
+		if list, err = p.List(ctx); err != nil {
+			return err
+		}
+	} else {
+		cfg, err := a.loadConfig(true)
+		if err != nil {
+			return err
+		}
+		p, err := a.provisioner(cfg)
+		if err != nil {
+			return err
+		}
+		if list, err = p.List(ctx); err != nil {
+			return err
+		}
+	}
+	return a.print(deployReport{1, a.target(), list}, func() {
+		for _, b := range list {
+			a.printf("%-8s %-5s %-22s %s", b.ID, b.Role, b.Address, b.Namespace)
+		}
+	})
+}
+
+type destroyCmd struct {
+	Local bool `help:"The backends on this machine."`
+	Force bool `help:"Also when something that was written is not on the backends."`
+}
+
+// Help shows examples.
+func (destroyCmd) Help() string {
+	return `  quantumd destroy --local --dir /srv/backends --dry-run
+  quantumd destroy --local --dir /srv/backends --yes`
+}
+
+func (c *destroyCmd) Run(ctx context.Context, a *app) error {
+	if !c.Local {
+		return &usageError{errors.New("only local backends can be destroyed by this version: give --local; zdbs that you run yourself are yours to remove")}
+	}
+	cfg, err := config.Load(a.target(), a.configOptions(true)...)
+	if errors.Is(err, config.ErrNoConfig) {
+		cfg, err = config.Default(), nil
+	}
+	if err != nil {
+		return err
+	}
+	a.place(cfg)
+	layout := a.layout(cfg)
+	if st, err := os.Stat(layout.Backends); errors.Is(err, fs.ErrNotExist) || err == nil && !st.IsDir() {
+		return fmt.Errorf("there are no local backends below %s", layout.Backends)
+	}
+	p, err := a.local(layout.Backends)
+	if err != nil {
+		return err
+	}
+	if err := c.mayDestroy(ctx, a, layout); err != nil {
+		return err
+	}
+	list, err := p.List(ctx)
+	if err != nil {
+		return err
+	}
+	ids := make([]string, len(list))
+	for i, b := range list {
+		ids[i] = b.ID
+		a.notef("%s %s at %s and everything that it holds", b.Role, b.ID, b.Address)
+	}
+	if a.globals.DryRun {
+		a.printf("%d backends would be destroyed", len(list))
+		return nil
+	}
+	if err := a.confirm(fmt.Sprintf("Destroy these %d backends?", len(list)), ""); err != nil {
+		return err
+	}
+	if err := p.Retire(ctx, ids...); err != nil {
+		return err
+	}
+	a.printf("%d backends destroyed", len(list))
+	return nil
+}
+
+// mayDestroy refuses while the system of these folders runs, or holds what the
+// backends do not.
+func (c *destroyCmd) mayDestroy(ctx context.Context, a *app, layout qsfs.Layout) error {
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	if _, err := cl.Status(ctx); err == nil {
+		return &qsfs.InUseError{Path: layout.State}
+	}
+	unsynced, err := qsfs.Unsynced(ctx, layout)
+	if err != nil {
+		return err
+	}
+	if unsynced.Bytes > 0 && !c.Force {
+		return &codeError{code: exitFailed, err: unsynced}
+	}
+	return nil
+}

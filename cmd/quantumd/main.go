@@ -1,0 +1,165 @@
+// Command quantumd brings up, runs, heals and recovers a QSFS. Everything that
+// it does is a call on a public package: this folder holds the grammar, the
+// printing and the exit codes.
+//
+// What goes where: results to standard output, with --json for programs;
+// progress, notes and errors to standard error, `quantumd: error: …` and, where
+// there is a remedy, `quantumd: hint: …`.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/threefoldtech/quantumd/qsfs"
+	"github.com/threefoldtech/quantumd/qsfs/client"
+	"github.com/threefoldtech/quantumd/qsfs/config"
+)
+
+// The exit codes of every command.
+const (
+	exitDone     = 0
+	exitFailed   = 1
+	exitUsage    = 2 // wrong usage or configuration, or a question that nobody could answer
+	exitDegraded = 3 // works, with damage that is or can be repaired
+	exitLost     = 4 // data is lost
+	exitFenced   = 5 // another frontend has taken over
+)
+
+func main() {
+	os.Exit(run(os.Args, os.Environ(), os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run is the whole program with its surroundings as parameters.
+func run(args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	a := &app{environ: environ, stdin: stdin, stdout: stdout, stderr: stderr, stopSignals: stop}
+	args = append(byName(filepath.Base(args[0])), args[1:]...)
+	if len(args) > 0 && components[args[0]] != nil {
+		return components[args[0]](ctx, a, args[1:]) // they have the real ones' arguments
+	}
+	var c cli
+	exited, code := false, 0
+	parser, err := kong.New(&c, kong.Name("quantumd"), kong.Description(description), kong.UsageOnError(),
+		kong.Writers(stdout, stderr), kong.Exit(func(n int) { exited, code = true, n }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Bind(a), kong.BindTo(ctx, (*context.Context)(nil)))
+	if err != nil {
+		return a.fail(err)
+	}
+	k, err := parser.Parse(args)
+	if exited {
+		return code // --help has been answered
+	}
+	if err != nil {
+		return a.fail(&usageError{err})
+	}
+	a.globals = c.Globals
+	if err := k.Run(); err != nil {
+		return a.fail(err)
+	}
+	return exitDone
+}
+
+// byName lets the program be called by a component's name.
+func byName(name string) []string {
+	switch {
+	case components[name] != nil:
+		return []string{name}
+	case strings.HasPrefix(name, "quantumd-hook"):
+		return []string{"hook"}
+	}
+	return nil
+}
+
+// usageError is a wrong use of the command line.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+func (e *usageError) Hint() string {
+	return "`quantumd --help` lists the commands, `quantumd COMMAND --help` one"
+}
+
+// codeError ends the program with a code, after what there was to say was said.
+type codeError struct {
+	code int
+	err  error
+}
+
+func (e *codeError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+func (e *codeError) Unwrap() error { return e.err }
+
+// fail prints an error with its hints and gives the exit code.
+func (a *app) fail(err error) int {
+	if text := err.Error(); text != "" {
+		for _, line := range strings.Split(text, "\n") {
+			fmt.Fprintf(a.stderr, "quantumd: error: %s\n", line)
+		}
+	}
+	for _, h := range hints(err) {
+		fmt.Fprintf(a.stderr, "quantumd: hint: %s\n", h)
+	}
+	return exitCode(err)
+}
+
+// hints collects the remedies in an error, each once, the outermost first.
+func hints(err error) []string {
+	var out []string
+	var walk func(error)
+	walk = func(err error) {
+		if err == nil {
+			return
+		}
+		if h, ok := err.(interface{ Hint() string }); ok && h.Hint() != "" {
+			for _, known := range out {
+				if known == h.Hint() {
+					return
+				}
+			}
+			out = append(out, h.Hint())
+			return // what is inside says the same in other words
+		}
+		switch u := err.(type) {
+		case interface{ Unwrap() error }:
+			walk(u.Unwrap())
+		case interface{ Unwrap() []error }:
+			for _, e := range u.Unwrap() {
+				walk(e)
+			}
+		}
+	}
+	walk(err)
+	return out
+}
+
+func exitCode(err error) int {
+	var code *codeError
+	var usage *usageError
+	var remote *client.Error
+	switch {
+	case errors.As(err, &code):
+		return code.code
+	case errors.As(err, &usage), len(config.Errors(err)) > 0:
+		return exitUsage
+	case errors.Is(err, qsfs.ErrFenced), errors.As(err, &remote) && remote.Kind == client.KindFenced:
+		return exitFenced
+	case errors.Is(err, qsfs.ErrLost):
+		return exitLost
+	}
+	return exitFailed
+}

@@ -1,0 +1,271 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/threefoldtech/quantumd/qsfs"
+	"github.com/threefoldtech/quantumd/qsfs/client"
+	"github.com/threefoldtech/quantumd/qsfs/config"
+)
+
+type statusCmd struct {
+	Watch bool `short:"w" help:"Look again every two seconds."`
+}
+
+// Help tells the exit codes.
+func (statusCmd) Help() string {
+	return "Exit code 0: all is well; 3: degraded; 5: fenced; 1: it does not run."
+}
+
+func (c *statusCmd) Run(ctx context.Context, a *app) error {
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	for {
+		st, err := cl.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if err := a.print(st, func() { printStatus(a, st) }); err != nil {
+			return err
+		}
+		if !c.Watch {
+			return statusCode(st)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(2 * time.Second):
+			a.printf("")
+		}
+	}
+}
+
+func statusCode(st *client.Status) error {
+	switch st.State {
+	case client.StateDegraded:
+		return &codeError{code: exitDegraded}
+	case client.StateFenced:
+		return &codeError{code: exitFenced}
+	case client.StateFailed:
+		return &codeError{code: exitFailed}
+	}
+	return nil
+}
+
+func printStatus(a *app, st *client.Status) {
+	mount := "not mounted"
+	if st.Mount.Mounted {
+		mount = "mounted on " + st.Mount.Path
+	}
+	a.printf("%s, %s", st.State, mount)
+	if st.LossWindow.Bytes == 0 {
+		a.printf("safe      everything that was written is on the backends (checkpoint %d)", st.Checkpoint.Seq)
+	} else {
+		a.printf("not safe  %s, the oldest for %s (checkpoint %d)", size(st.LossWindow.Bytes),
+			time.Duration(st.LossWindow.Seconds*float64(time.Second)).Round(time.Second), st.Checkpoint.Seq)
+	}
+	a.printf("queue     %d waiting, %d uploading, %d failed, %s", st.Queue.Pending, st.Queue.Uploading, st.Queue.Failed, size(st.Queue.BytesPending))
+	a.printf("cache     %s of %s", size(st.Cache.Bytes), size(st.Cache.Limit))
+	up := 0
+	for _, b := range st.Backends {
+		if b.State == "up" {
+			up++
+		}
+	}
+	a.printf("backends  %d of %d up", up, len(st.Backends))
+	for _, b := range st.Backends {
+		if b.State != "up" {
+			a.printf("          %s %s at %s is %s: %s", b.Role, b.ID, b.Address, b.State, b.Error)
+		}
+	}
+	for _, n := range st.Notes {
+		a.printf("note      %s", n)
+	}
+}
+
+// size shows bytes with three digits.
+func size(n int64) string {
+	const units = "KMGTPE"
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	v, u := float64(n)/1024, 0
+	for v >= 1000 && u < len(units)-1 {
+		v, u = v/1024, u+1
+	}
+	return fmt.Sprintf("%.3g %ciB", v, units[u])
+}
+
+type syncCmd struct {
+	Timeout time.Duration `default:"0s" help:"Give up waiting after this long; the upload goes on. 0: wait."`
+}
+
+func (c *syncCmd) Run(ctx context.Context, a *app) error {
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	if c.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.Timeout)
+		defer cancel()
+	}
+	report, err := cl.Sync(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("not everything is on the backends after %s; the upload goes on (`quantumd status` shows how far)", c.Timeout)
+	}
+	if err != nil {
+		return err
+	}
+	return a.print(report, func() {
+		a.printf("safe: checkpoint %d; %d files, %s stored in %.1f s", report.Checkpoint, report.Files, size(report.Bytes), report.Seconds)
+		if report.Degraded {
+			a.printf("note: the metadata is on three of four backends")
+		}
+	})
+}
+
+type evictCmd struct {
+	Keep config.Size `default:"0" help:"Bytes of local data files to keep."`
+}
+
+func (c *evictCmd) Run(ctx context.Context, a *app) error {
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	if a.globals.DryRun {
+		st, err := cl.Status(ctx)
+		if err != nil {
+			return err
+		}
+		a.printf("would drop what is safe of %s", size(st.Cache.Bytes))
+		return nil
+	}
+	report, err := cl.Evict(ctx, int64(c.Keep))
+	if err != nil {
+		return err
+	}
+	return a.print(report, func() {
+		a.printf("%d files, %s dropped; %d kept because they are not safe yet or open", report.Files, size(report.Bytes), report.Kept)
+	})
+}
+
+type queueCmd struct {
+	Ls    queueLsCmd    `cmd:"" help:"List them, with what was tried and what comes next."`
+	Retry queueRetryCmd `cmd:"" help:"Try every failed upload now."`
+}
+
+type queueLsCmd struct {
+	Limit int `default:"1000" help:"Most lines."`
+}
+
+func (c *queueLsCmd) Run(ctx context.Context, a *app) error {
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	list, err := cl.Queue(ctx, c.Limit)
+	if err != nil {
+		return err
+	}
+	return a.print(list, func() {
+		for _, i := range list.Items {
+			next := ""
+			if !i.NextTry.IsZero() {
+				next = fmt.Sprintf(", tried %d times, next in %s: %s", i.Tries, time.Until(i.NextTry).Round(time.Second), i.Error)
+			}
+			a.printf("%-9s %10s  %s%s", i.State, size(i.Bytes), i.Path, next)
+		}
+		a.printf("%d files", len(list.Items))
+	})
+}
+
+type queueRetryCmd struct{}
+
+func (queueRetryCmd) Run(ctx context.Context, a *app) error {
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	if a.globals.DryRun {
+		a.printf("would try every failed upload now")
+		return nil
+	}
+	return cl.RetryQueue(ctx)
+}
+
+type backendsCmd struct {
+	Ls backendsLsCmd `cmd:"" help:"List them, with their state."`
+}
+
+type backendsLsCmd struct{}
+
+func (backendsLsCmd) Run(ctx context.Context, a *app) error {
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	st, err := cl.Status(ctx)
+	if err != nil {
+		return err
+	}
+	return a.print(struct {
+		Schema   int              `json:"schema"`
+		Backends []client.Backend `json:"backends"`
+	}{client.SchemaVersion, st.Backends}, func() {
+		for _, b := range st.Backends {
+			a.printf("%-8s %-5s %-22s %-8s %-10s %s", b.ID, b.Role, b.Address, b.State, b.Group, b.Error)
+		}
+	})
+}
+
+type restoreCmd struct {
+	Force bool          `help:"Take over from a frontend that was alive a moment ago."`
+	Lease time.Duration `hidden:"" default:"0s"`
+}
+
+// Help shows examples.
+func (restoreCmd) Help() string {
+	return `On a new machine, with the configuration of the lost one:
+  quantumd restore -c config.yaml --dir /srv/q`
+}
+
+func (c *restoreCmd) Run(ctx context.Context, a *app) error {
+	cfg, err := a.loadConfig(true)
+	if err != nil {
+		return err
+	}
+	p, err := a.provisioner(cfg)
+	if err != nil {
+		return err
+	}
+	bars := a.progress()
+	sys, err := qsfs.Open(ctx, cfg, qsfs.WithLayout(a.layout(cfg)), qsfs.WithProvisioner(p), qsfs.WithLogger(a.logger()),
+		qsfs.WithObserver(bars.observe), qsfs.WithLease(c.Lease))
+	if err != nil {
+		return err
+	}
+	report, err := sys.Restore(ctx, qsfs.RestoreOptions{Force: c.Force, DryRun: a.globals.DryRun})
+	bars.end()
+	if err != nil {
+		return err
+	}
+	return a.print(report, func() {
+		a.printf("checkpoint %d of %s: %d index files (%s) are here, %d data files (%s) come as they are read",
+			report.Checkpoint, report.Created, report.IndexFiles, size(report.IndexBytes), report.DataFiles, size(report.DataBytes))
+		switch {
+		case a.globals.DryRun:
+			a.printf("nothing was changed")
+		case a.globals.Dir != "":
+			a.printf("next: quantumd up -c %s --dir %s --mount MOUNTPOINT", a.configPath(), a.globals.Dir)
+		default:
+			a.printf("next: quantumd setup")
+		}
+	})
+}

@@ -1,0 +1,267 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/threefoldtech/quantumd/backend/local"
+	"github.com/threefoldtech/quantumd/qsfs"
+	"github.com/threefoldtech/quantumd/qsfs/config"
+)
+
+type upCmd struct {
+	Local       bool          `help:"With backends on this machine: made when missing, started, and stopped at the end."`
+	Mount       string        `placeholder:"DIR" help:"Where to mount. Else qsfs_mountpoint, or DIR/mnt with --dir."`
+	NoMount     bool          `help:"Serve without a mount."`
+	AllowOther  bool          `help:"Let other users use the mount."`
+	StopTimeout time.Duration `default:"5m" help:"How long the end may take to bring what was written to the backends."`
+	Lease       time.Duration `hidden:"" default:"0s" help:"Lease of the epoch; shorter ones are for demonstrations."`
+}
+
+// Help shows examples.
+func (upCmd) Help() string {
+	return `Everything in one process tree, below one folder:
+  quantumd up --local --dir /srv/q --mount /mnt/q
+With backends that run already:
+  quantumd up -c config.yaml --dir /srv/q --mount /mnt/q`
+}
+
+func (c *upCmd) Run(ctx context.Context, a *app) error {
+	if a.globals.Dir == "" && os.Geteuid() != 0 && a.globals.Root == "" {
+		a.globals.Dir = filepath.Join(a.stateHome(), "quantumd")
+	}
+	cfg, backends, err := c.prepare(ctx, a)
+	if err != nil {
+		return err
+	}
+	if c.Mount != "" {
+		if cfg.QSFSMountpoint, err = filepath.Abs(c.Mount); err != nil {
+			return err
+		}
+	}
+	r := &runner{app: a, cfg: cfg, noMount: c.NoMount, allowOther: c.AllowOther, lease: c.Lease, drain: c.StopTimeout}
+	err = r.run(ctx)
+	if backends != nil {
+		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		err = errors.Join(err, backends.Stop(stopping))
+	}
+	return err
+}
+
+func (a *app) stateHome() string {
+	if s := a.getenv("XDG_STATE_HOME"); s != "" {
+		return s
+	}
+	return filepath.Join(a.getenv("HOME"), ".local", "state")
+}
+
+// prepare gives the configuration and, with --local, the backends to be
+// stopped at the end.
+func (c *upCmd) prepare(ctx context.Context, a *app) (*config.Config, *local.Provisioner, error) {
+	if !c.Local {
+		cfg, err := a.loadConfig(true)
+		return cfg, nil, err
+	}
+	d := deployCmd{Local: true}
+	cfg, p, err := d.local(ctx, a)
+	return cfg, p, err
+}
+
+type daemonCmd struct{}
+
+// Help shows examples.
+func (daemonCmd) Help() string {
+	return `Runs until SIGTERM; the service that setup made does just this.
+  quantumd
+  RETRY_INTERVAL=5m quantumd`
+}
+
+func (daemonCmd) Run(ctx context.Context, a *app) error {
+	cfg, err := a.loadConfig(true)
+	if err != nil {
+		return err
+	}
+	r := &runner{app: a, cfg: cfg, drain: 5 * time.Minute, allowOther: os.Geteuid() == 0}
+	return r.run(ctx)
+}
+
+// runner runs one system in the foreground.
+type runner struct {
+	app        *app
+	cfg        *config.Config
+	noMount    bool
+	allowOther bool
+	lease      time.Duration
+	drain      time.Duration
+}
+
+func (r *runner) run(ctx context.Context) error {
+	a := r.app
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	p, err := a.provisioner(r.cfg)
+	if err != nil {
+		return err
+	}
+	bars := a.progress()
+	defer bars.end()
+	registry := prometheus.NewRegistry()
+	opts := []qsfs.Option{qsfs.WithLayout(a.layout(r.cfg)), qsfs.WithProvisioner(p), qsfs.WithLogger(a.logger()),
+		qsfs.WithObserver(bars.observe), qsfs.WithRegisterer(registry), qsfs.WithStop(stop), qsfs.WithLease(r.lease), qsfs.WithDrainTime(r.drain)}
+	if r.noMount {
+		opts = append(opts, qsfs.WithoutMount())
+	}
+	if r.allowOther {
+		opts = append(opts, qsfs.WithAllowOther())
+	}
+	sys, err := qsfs.Open(ctx, r.cfg, opts...)
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- sys.Run(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-sys.Ready():
+	}
+	closeMetrics, err := r.serveMetrics(sys, registry)
+	if err != nil {
+		a.notef("metrics are not served: %v", err)
+	}
+	r.greet(sys)
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // no service manager: nobody to tell
+	go func() {
+		<-ctx.Done()
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+		a.stopSignals() // the next signal ends the program at once
+	}()
+	return errors.Join(<-ended, closeMetrics())
+}
+
+// greet says where everything is.
+func (r *runner) greet(sys *qsfs.System) {
+	a := r.app
+	where := "mounted on " + r.cfg.QSFSMountpoint
+	if r.noMount {
+		where = "up, without a mount"
+	}
+	flags := ""
+	if a.globals.Dir != "" {
+		flags = " --dir " + a.globals.Dir
+	}
+	a.notef("%s", where)
+	a.notef("status: quantumd status%s", flags)
+	a.notef("sync:   quantumd sync%s", flags)
+	a.notef("stop:   Ctrl-C, or quantumd stop%s", flags)
+}
+
+// serveMetrics serves /metrics, /healthz and /readyz.
+func (r *runner) serveMetrics(sys *qsfs.System, registry *prometheus.Registry) (func() error, error) {
+	addr := r.cfg.Metrics.Listen
+	none := func() error { return nil }
+	if addr == "off" {
+		return none, nil
+	}
+	if r.cfg.PrometheusPort != 0 {
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil {
+			return none, err
+		}
+		addr = net.JoinHostPort(host, fmt.Sprint(r.cfg.PrometheusPort))
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return none, err
+	}
+	srv := &http.Server{Handler: sys.Handler(registry), ReadHeaderTimeout: 10 * time.Second}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = srv.Serve(l) // it ends with Close
+	}()
+	r.app.notef("metrics: http://%s/metrics", l.Addr())
+	return func() error {
+		err := srv.Close()
+		<-ended
+		return err
+	}, nil
+}
+
+type stopCmd struct {
+	Timeout time.Duration `default:"10m" help:"How long to wait for the end."`
+}
+
+// Run ends the running system and waits until it is gone.
+func (c *stopCmd) Run(ctx context.Context, a *app) error {
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	if a.globals.DryRun {
+		a.printf("would stop the system after bringing what was written to the backends")
+		return nil
+	}
+	if err := a.stopServices(ctx); err != nil || a.globals.Dir == "" && a.servicesInstalled(ctx) {
+		return err
+	}
+	if err := cl.Stop(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	for tick := time.NewTicker(50 * time.Millisecond); ; {
+		if _, err := cl.Status(ctx); err != nil {
+			tick.Stop()
+			if ctx.Err() != nil {
+				return fmt.Errorf("the system has not ended within %s; it goes on", c.Timeout)
+			}
+			a.notef("stopped")
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+}
+
+type waitCmd struct {
+	What    string        `arg:"" optional:"" enum:"ready,mount,zdb" default:"ready" help:"What to wait for: ready, mount or zdb."`
+	Timeout time.Duration `default:"5m" help:"How long to wait."`
+}
+
+// Run returns when the system serves.
+func (c *waitCmd) Run(ctx context.Context, a *app) error {
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	if err := cl.WaitReady(ctx); err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("%s: not within %s", c.What, c.Timeout)
+		}
+		return err
+	}
+	return nil
+}
+
+type versionCmd struct{}
+
+// Run prints the version.
+func (versionCmd) Run(a *app) error {
+	return a.print(map[string]any{"schema": 1, "version": version()}, func() { a.printf("quantumd %s", strings.TrimSpace(version())) })
+}
