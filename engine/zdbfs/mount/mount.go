@@ -10,6 +10,7 @@ var (
 	ErrNoMountpoint = errors.New("mount: the mountpoint does not exist or is no folder")
 	ErrNotEmpty     = errors.New("mount: the mountpoint is not empty")
 	ErrMounted      = errors.New("mount: something is mounted on the mountpoint already")
+	ErrBusy         = errors.New("mount: files are still open: detached from its path only")
 	ErrUnsupported  = errors.New("mount: FUSE is not usable on this machine")
 )
 

@@ -26,6 +26,13 @@ func (m *Mounted) Unmount(context.Context) error { return errOS }
 // Wait returns at once.
 func (m *Mounted) Wait() {}
 
+// Done is closed.
+func (m *Mounted) Done() <-chan struct{} {
+	done := make(chan struct{})
+	close(done)
+	return done
+}
+
 // Probe always fails here.
 func Probe(context.Context) error { return errOS }
 

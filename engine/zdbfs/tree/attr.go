@@ -33,6 +33,9 @@ func (t *Tree) Setattr(ctx context.Context, ino uint64, s SetAttr) (Attr, error)
 			return Attr{}, syscall.EINVAL
 		}
 	}
+	if s == (SetAttr{KillPriv: true}) && !n.privileged() {
+		return n.attr(), nil
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if s.Size != nil {
@@ -45,6 +48,12 @@ func (t *Tree) Setattr(ctx context.Context, ino uint64, s SetAttr) (Attr, error)
 	n.st.Lock()
 	if s.Mode != nil {
 		n.mode = n.mode&typeMask | *s.Mode&permMask
+	}
+	if s.KillPriv && n.kind != typeDir {
+		n.mode &^= setUID
+		if n.mode&groupExec != 0 {
+			n.mode &^= setGID
+		}
 	}
 	if s.UID != nil {
 		n.uid = *s.UID
@@ -62,6 +71,13 @@ func (t *Tree) Setattr(ctx context.Context, ino uint64, s SetAttr) (Attr, error)
 	n.st.Unlock()
 	t.touch(n, dirtySelf)
 	return n.attr(), nil
+}
+
+// privileged says whether KillPriv would change n.
+func (n *inode) privileged() bool {
+	n.st.Lock()
+	defer n.st.Unlock()
+	return n.kind != typeDir && (n.mode&setUID != 0 || n.mode&(setGID|groupExec) == setGID|groupExec)
 }
 
 // Readlink gives the target of a symbolic link.

@@ -348,6 +348,28 @@ func (t *Tree) OpenDir(ctx context.Context, ino uint64) (*Dir, error) {
 // Ino is the folder's inode number.
 func (d *Dir) Ino() uint64 { return d.ino }
 
+// Stat gives the attributes of an entry that Read returned. An inode that is
+// missing is a fault, EIO, as long as the name leads to it.
+func (d *Dir) Stat(ctx context.Context, e Entry) (Attr, error) {
+	n, err := d.t.get(ctx, e.Ino)
+	if err != nil {
+		return Attr{}, err
+	}
+	defer d.t.put(n)
+	if n.isDir() {
+		p, err := d.t.folder(ctx, d.ino)
+		if err != nil {
+			return Attr{}, err
+		}
+		defer d.t.put(p)
+		if _, err := d.t.loadBucket(ctx, p, slotOf(e.Name)); err != nil {
+			return Attr{}, err
+		}
+		d.t.learnParent(p, e.Name, n)
+	}
+	return n.attr(), nil
+}
+
 // Close ends the listing.
 func (d *Dir) Close() { d.t.Release(d.ino) }
 

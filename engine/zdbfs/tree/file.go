@@ -185,6 +185,17 @@ func (n *inode) takeWriteErr() error {
 	return err
 }
 
+// WriteError tells once that a block of the file could not be stored in the
+// background. The block stays in memory and is tried again.
+func (t *Tree) WriteError(ctx context.Context, ino uint64) error {
+	n, err := t.get(ctx, ino)
+	if err != nil {
+		return err
+	}
+	defer t.put(n)
+	return n.takeWriteErr()
+}
+
 // writePiece changes one block. n.mu is held.
 func (t *Tree) writePiece(ctx context.Context, n *inode, w piece) error {
 	if err := t.makeRoom(ctx); err != nil {

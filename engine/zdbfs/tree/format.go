@@ -37,16 +37,18 @@ const (
 
 // The file types of st_mode.
 const (
-	typeMask = 0o170000
-	typeFifo = 0o010000
-	typeChr  = 0o020000
-	typeDir  = 0o040000
-	typeBlk  = 0o060000
-	typeReg  = 0o100000
-	typeLnk  = 0o120000
-	typeSock = 0o140000
-	permMask = 0o7777
-	setGID   = 0o2000
+	typeMask  = 0o170000
+	typeFifo  = 0o010000
+	typeChr   = 0o020000
+	typeDir   = 0o040000
+	typeBlk   = 0o060000
+	typeReg   = 0o100000
+	typeLnk   = 0o120000
+	typeSock  = 0o140000
+	permMask  = 0o7777
+	setUID    = 0o4000
+	setGID    = 0o2000
+	groupExec = 0o010
 )
 
 // errFormat says that a record is not what the format wants.

@@ -73,6 +73,9 @@ type SetAttr struct {
 	UID, GID     *uint32
 	Size         *int64
 	Atime, Mtime *time.Time
+	// KillPriv takes the set-user-id bit, and the set-group-id bit of what the
+	// group may execute, from what is no folder, as a write or a change of owner does.
+	KillPriv bool
 }
 
 // NewNode describes an inode that is made. The group and the set-group-id bit
