@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"sync"
 )
 
 // Limits of the protocol.
@@ -57,13 +58,18 @@ func NewReader(r io.Reader) *Reader {
 // Buffered says how many bytes of further requests have arrived already.
 func (r *Reader) Buffered() int { return r.br.Buffered() }
 
-// keep is how large a buffer may stay between requests.
-const keep = 1 << 20
+// keep is how large a buffer may stay with a connection between requests;
+// larger ones are shared.
+const keep = 256 << 10
+
+var large = sync.Pool{New: func() any { return new([]byte) }}
 
 // Read reads one request. The arguments are valid until the next call. Memory
 // grows with the bytes that arrived, not with the lengths that were announced.
 func (r *Reader) Read() ([][]byte, error) {
 	if cap(r.buf) > keep {
+		b := r.buf[:0]
+		large.Put(&b)
 		r.buf = nil
 	}
 	r.buf, r.ends, r.args = r.buf[:0], r.ends[:0], r.args[:0]
@@ -135,9 +141,7 @@ func appendFull(r io.Reader, buf []byte, n int) ([]byte, error) {
 		k := min(n, step)
 		have := len(buf)
 		if cap(buf)-have < k {
-			grown := make([]byte, have, max(have+k, min(2*cap(buf), have+n)))
-			copy(grown, buf)
-			buf = grown
+			buf = enlarge(buf, have+k, max(have+k, min(2*cap(buf), have+n)))
 		}
 		buf = buf[:have+k]
 		if _, err := io.ReadFull(r, buf[have:]); err != nil {
@@ -146,6 +150,19 @@ func appendFull(r io.Reader, buf []byte, n int) ([]byte, error) {
 		n -= k
 	}
 	return buf, nil
+}
+
+// enlarge gives a copy of buf with at least need bytes of capacity, want if it
+// must be made.
+func enlarge(buf []byte, need, want int) []byte {
+	if need > keep {
+		if b := *large.Get().(*[]byte); cap(b) >= need {
+			return append(b[:0], buf...)
+		}
+	}
+	b := make([]byte, len(buf), want)
+	copy(b, buf)
+	return b
 }
 
 func crlf(r *bufio.Reader, malformed error) error {
@@ -334,8 +351,8 @@ func (r *ReplyReader) bulk(p Reply, n int, left *budget) (Reply, error) {
 		return Reply{}, fmt.Errorf("%w: %d bytes", ErrReply, n)
 	}
 	left.bytes -= n
-	var err error
-	if p.Text, err = appendFull(r.br, make([]byte, 0, min(n, 256<<10)), n); err != nil {
+	p.Text = make([]byte, n)
+	if _, err := io.ReadFull(r.br, p.Text); err != nil {
 		return Reply{}, unexpected(err)
 	}
 	return p, unexpected(crlf(r.br, ErrReply))

@@ -276,14 +276,16 @@ func (r ctxReader) Read(p []byte) (int, error) {
 // The next read of the file raises missing-data.
 func (n *Namespace) DropData(id uint32) (int64, error) {
 	n.mu.RLock()
-	defer n.mu.RUnlock()
+	cache, deleted := n.data, n.deleted
+	open := n.active != nil && n.active.id == id
+	n.mu.RUnlock()
 	switch {
-	case n.deleted:
+	case deleted:
 		return 0, ErrClosed
-	case n.active != nil && n.active.id == id:
+	case open:
 		return 0, ErrInUse
 	}
-	return n.data.remove(id)
+	return cache.remove(id) // ids are never opened for writing again
 }
 
 // ForgetData makes the next read open the data file by name again: for a file

@@ -136,16 +136,18 @@ func (c *fileCache) forget(id uint32) {
 }
 
 // remove deletes a file that nobody uses and gives the bytes that its blocks
-// took; it fails with ErrInUse otherwise.
+// took; it fails with ErrInUse otherwise. A reader that opens the file in this
+// very moment keeps it until it is done.
 func (c *fileCache) remove(id uint32) (int64, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if h := c.open[id]; h != nil {
 		if h.refs > 0 || h.pinned {
+			c.mu.Unlock()
 			return 0, ErrInUse
 		}
 		c.dropLocked(h)
 	}
+	c.mu.Unlock()
 	freed := allocated(c.path(id))
 	if err := os.Remove(c.path(id)); err != nil {
 		return 0, err

@@ -129,9 +129,8 @@ type conn struct {
 }
 
 const (
-	outFlush     = 64 << 10
-	outKeep      = 512 << 10
-	writeTimeout = time.Minute // of a client that does not read
+	outFlush = 64 << 10  // bytes of replies that are sent before the next request is read
+	outKeep  = 256 << 10 // capacity that stays between requests
 )
 
 // hangUp ends the connection: its reads fail, what it waits for is cancelled.
@@ -193,9 +192,6 @@ func (c *conn) send() error {
 	if len(c.out) == 0 {
 		return nil
 	}
-	if err := c.nc.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return err
-	}
 	n, err := c.nc.Write(c.out)
 	c.srv.stats.sent.Add(int64(n))
 	if cap(c.out) > outKeep {
@@ -212,9 +208,6 @@ func (c *conn) send() error {
 func (c *conn) push(reply []byte) {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
-	if c.nc.SetWriteDeadline(time.Now().Add(writeTimeout)) != nil {
-		return // closed
-	}
 	_, _ = c.nc.Write(reply) // its own goroutine sees that the connection is gone
 }
 
