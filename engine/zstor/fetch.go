@@ -39,9 +39,20 @@ type fetched struct {
 
 func (f *fetched) free() { f.buf.free() }
 
-// fetch gets any k shards, verified by their checksums, and computes the data
-// shards that are not among them. Shards in skip are not asked for.
-func (o *op) fetch(ctx context.Context, obj *Object, skip map[int]bool) (*fetched, error) {
+// proof says how a shard is verified when it is fetched.
+type proof bool
+
+const (
+	// byChecksum computes BLAKE2b of every shard: which shard is wrong is known.
+	byChecksum proof = true
+	// byTag leaves it to the tag of the sealed object, which no wrong shard passes,
+	// and saves half of the hashing; recorded CRCs of pieces are still compared.
+	byTag proof = false
+)
+
+// fetch gets any k shards, verified as p says, and computes the data shards that
+// are not among them. Shards in skip are not asked for.
+func (o *op) fetch(ctx context.Context, obj *Object, skip map[int]bool, p proof) (*fetched, error) {
 	code, err := erasure.New(obj.K, obj.N)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
@@ -52,21 +63,21 @@ func (o *op) fetch(ctx context.Context, obj *Object, skip map[int]bool) (*fetche
 	}
 	for _, l := range lengths {
 		var f *fetched
-		if f, err = o.fetchLength(ctx, obj, code, l, skip); err == nil {
+		if f, err = o.fetchLength(ctx, obj, code, l, skip, p); err == nil {
 			return f, nil
 		}
 	}
 	return nil, err
 }
 
-func (o *op) fetchLength(ctx context.Context, obj *Object, code *erasure.Code, shardLen int64, skip map[int]bool) (*fetched, error) {
+func (o *op) fetchLength(ctx context.Context, obj *Object, code *erasure.Code, shardLen int64, skip map[int]bool, p proof) (*fetched, error) {
 	buf, err := o.mem.reserve(ctx, shardLen*int64(obj.K), o.windows(obj.K, shardLen))
 	if err != nil {
 		return nil, err
 	}
 	f := &fetched{buf: buf, all: buf.b}
 	f.set = newShardSet(code, f.all)
-	c := &collector{o: o, obj: obj, code: code, len: shardLen, data: f.set.data, have: make([][]byte, obj.N)}
+	c := &collector{o: o, proof: p, obj: obj, code: code, len: shardLen, data: f.set.data, have: make([][]byte, obj.N)}
 	if err := c.run(ctx, skip); err != nil {
 		buf.free()
 		return nil, err
@@ -177,7 +188,8 @@ func (o *op) statPiece(ctx context.Context, b backend.Backend, key []byte) (st b
 // collector fetches shards until k are good. It asks for k, and for one more
 // whenever one fails or makes no progress.
 type collector struct {
-	o    *op
+	o *op
+	proof
 	obj  *Object
 	code *erasure.Code
 	len  int64
@@ -312,10 +324,15 @@ func (c *collector) fetchShard(ctx context.Context, f *fetching, slots chan stru
 		if int64(len(piece)) != s.pieceLen(i) {
 			return nil, fmt.Errorf("%w: %s: piece %d has %d bytes, not %d", ErrDamaged, b, i, len(piece), s.pieceLen(i))
 		}
-		h.write(piece)
+		if len(s.CRCs) == len(s.Keys) && record.CRC(piece) != s.CRCs[i] {
+			return nil, fmt.Errorf("%w: %s: CRC of piece %d differs", ErrDamaged, b, i)
+		}
+		if c.proof == byChecksum {
+			h.write(piece)
+		}
 		copy(dst[int64(i)*PieceSize:], piece)
 	}
-	if h.sum() != s.Checksum {
+	if c.proof == byChecksum && h.sum() != s.Checksum {
 		return nil, fmt.Errorf("%w: %s: checksum differs", ErrDamaged, b)
 	}
 	return dst, nil

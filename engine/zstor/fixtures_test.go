@@ -195,6 +195,35 @@ func fixtureRetrieve(t *testing.T, e *Engine, net *zstortest.Net, cfg Config, wa
 	require.Equal(t, want.FileSize, obj.Size)
 }
 
+// Records of the real zstor have no CRCs: a shard that lies shows only when the
+// object does not open, and is then found by its checksum.
+func TestFixtureWithLiars(t *testing.T) {
+	t.Parallel()
+	net, cfg := replay(t, "three-of-five")
+	e, err := Open(cfg, Options{Dialer: net, TempDir: t.TempDir()})
+	require.NoError(t, err)
+	defer e.Close()
+	for _, name := range []string{"empty", "one-byte", "kib", "random-100k"} {
+		o := fixtureObjects(t, "three-of-five")[name]
+		obj, err := e.Lookup(t.Context(), o.Path)
+		require.NoError(t, err)
+		for _, liars := range choices(5, 2) {
+			for _, fault := range []zstortest.Fault{zstortest.Lie, zstortest.Short} {
+				for _, i := range liars {
+					net.At(obj.Shards[i].Backend).Fail(fault)
+				}
+				h := sha256.New()
+				_, err = e.Retrieve(t.Context(), o.Path, h)
+				require.NoError(t, err, "%s, %v lie", name, liars)
+				require.Equal(t, o.FileSHA256, hex.EncodeToString(h.Sum(nil)))
+				for _, i := range liars {
+					net.At(obj.Shards[i].Backend).Fail(zstortest.None)
+				}
+			}
+		}
+	}
+}
+
 func TestFixtureRecordsAreEncodedByteForByte(t *testing.T) {
 	t.Parallel()
 	for _, shape := range shapes {

@@ -3,12 +3,11 @@ package zstor
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-
-	"github.com/threefoldtech/quantumd/engine/zstor/erasure"
 )
 
 // Retrieve writes the content stored for path to w. Every byte that w gets was
@@ -87,12 +86,15 @@ func (e *Engine) retrieve(ctx context.Context, path string, known *Object, w io.
 	} else if obj, err = o.find(ctx, true); err != nil {
 		return obj, err
 	}
-	f, err := o.fetch(ctx, &obj, nil)
+	f, packed, err := o.open(ctx, &obj, byTag)
+	if errors.Is(err, errTag) { // some shard lied: find out which
+		f, packed, err = o.open(ctx, &obj, byChecksum)
+	}
 	if err != nil {
 		return obj, err
 	}
 	defer f.free()
-	if err := o.decode(&obj, f, w); err != nil {
+	if err := o.decode(&obj, packed, w); err != nil {
 		return obj, err
 	}
 	o.event.Bytes = obj.Size
@@ -113,20 +115,28 @@ func (o *op) find(ctx context.Context, quick bool) (Object, error) {
 	return o.objectAt(g, st), nil
 }
 
-// decode turns the padded sealed object into its content.
-func (o *op) decode(obj *Object, f *fetched, w io.Writer) error {
-	code, err := erasure.New(obj.K, obj.N)
+// errTag: shards were fetched, and together they are not the sealed object.
+var errTag = fmt.Errorf("%w: sealed object", ErrDamaged)
+
+// open fetches the object and decrypts it where it is; the caller frees fetched.
+func (o *op) open(ctx context.Context, obj *Object, p proof) (*fetched, []byte, error) {
+	f, err := o.fetch(ctx, obj, nil, p)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	sealed, err := code.Unpad(f.all)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	sealed, err := f.set.code.Unpad(f.all)
+	if err == nil {
+		var packed []byte
+		if packed, err = obj.DataKey.OpenInPlace(sealed); err == nil {
+			return f, packed, nil
+		}
 	}
-	packed, err := obj.DataKey.OpenInPlace(sealed)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
+	f.free()
+	return nil, nil, fmt.Errorf("%w: %w", errTag, err)
+}
+
+// decode decompresses the content and compares it with its record.
+func (o *op) decode(obj *Object, packed []byte, w io.Writer) error {
 	limit := o.opts.MaxObject
 	if obj.Size >= 0 {
 		limit = obj.Size

@@ -321,7 +321,7 @@ func (o *op) repair(ctx context.Context, rep *Report, g *generation, st *metaSta
 }
 
 func (o *op) rebuildShards(ctx context.Context, rep *Report, st *metaState, missing, unusable map[int]bool) error {
-	f, err := o.fetch(ctx, &rep.Object, unusable)
+	f, err := o.fetch(ctx, &rep.Object, unusable, byChecksum)
 	if err != nil {
 		return err
 	}
