@@ -37,7 +37,13 @@ func (w *healthWatch) run(ctx context.Context) {
 
 func (w *healthWatch) look(ctx context.Context) {
 	back := w.lease(ctx)
-	if w.backends(ctx) || back {
+	up := w.backends(ctx)
+	if w.allMetaUp() {
+		if err := w.sys.complete(ctx); err != nil && ctx.Err() == nil {
+			w.log.Warn("degraded files could not be completed", "err", err)
+		}
+	}
+	if up || back {
 		// What failed because of them is tried now, not at the end of its pause.
 		if _, err := w.sys.store.Queue().RetryNow(ctx); err != nil && ctx.Err() == nil {
 			w.log.Warn("waiting uploads could not be woken", "err", err)
@@ -109,6 +115,18 @@ func (w *healthWatch) backends(ctx context.Context) bool {
 		w.health[b.ID] = now
 	}
 	return up
+}
+
+// allMetaUp says whether every metadata backend answered the last look.
+func (w *healthWatch) allMetaUp() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, b := range w.order {
+		if b.Role == backend.Meta && !b.Spare && w.health[b.ID].State != backend.Up {
+			return false
+		}
+	}
+	return len(w.order) > 0
 }
 
 // snapshot gives the last look: backends in order, and how they were.

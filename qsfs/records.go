@@ -15,7 +15,7 @@ import (
 // a network between: keys are 8-byte little-endian ids.
 type records struct {
 	ns    *server.Namespace
-	touch func() // told before each change
+	touch func() error // asked before each change
 }
 
 var _ tree.Records = records{}
@@ -25,7 +25,9 @@ func (r records) Get(ctx context.Context, id uint64) ([]byte, error) {
 }
 
 func (r records) Insert(ctx context.Context, value []byte) (uint64, error) {
-	r.touch()
+	if err := r.touch(); err != nil {
+		return 0, err
+	}
 	k, err := r.ns.Set(ctx, nil, value)
 	if err != nil {
 		return 0, err
@@ -37,13 +39,17 @@ func (r records) Insert(ctx context.Context, value []byte) (uint64, error) {
 }
 
 func (r records) Update(ctx context.Context, id uint64, value []byte) error {
-	r.touch()
+	if err := r.touch(); err != nil {
+		return err
+	}
 	_, err := r.ns.Set(ctx, key(id), value)
 	return err
 }
 
 func (r records) Delete(ctx context.Context, id uint64) error {
-	r.touch()
+	if err := r.touch(); err != nil {
+		return err
+	}
 	return r.ns.Delete(ctx, key(id))
 }
 

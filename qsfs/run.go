@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -142,7 +143,7 @@ func (s *System) startEngine(ctx context.Context, stops *stopStack) error {
 func (s *System) startServer(ctx context.Context, stops *stopStack) error {
 	zdb, err := server.Open(ctx, server.Options{
 		DataDir: s.layout.DataDir(), IndexDir: s.layout.IndexDir(), DataSize: int64(s.cfg.ZdbDataSize),
-		Mode: server.Sequential, Hooks: hooks.Chain(s.opts.hooks, s.HookHandler()), Instance: "quantumd", Logger: s.log,
+		Mode: server.Sequential, Hooks: hooks.Chain(s.opts.hooks, s.HookHandler()), Instance: "quantumd", KeepDirty: true, Logger: s.log,
 	})
 	if err != nil {
 		return err
@@ -180,7 +181,7 @@ func (s *System) startEvents(ctx context.Context, stops *stopStack) error {
 func (s *System) startTree(ctx context.Context, stops *stopStack) error {
 	meta, data := s.spaces[0], s.spaces[1]
 	t, err := tree.Open(ctx, tree.Options{
-		Meta: records{meta.ns, s.check.dirty.touch}, Data: records{data.ns, s.check.dirty.touch},
+		Meta: records{meta.ns, s.beforeChange}, Data: records{data.ns, s.beforeChange},
 		Size: s.treeSize(), MemoryLimit: int64(s.cfg.MemoryLimit) / 4,
 		UID: uint32(os.Getuid()), GID: uint32(os.Getgid()),
 		Committed: s.check.committedCut.Load, Logger: s.log,
@@ -194,6 +195,16 @@ func (s *System) startTree(ctx context.Context, stops *stopStack) error {
 		defer cancel()
 		return t.Close(ctx)
 	})
+	return nil
+}
+
+// beforeChange is asked before each change of a record: a fenced frontend is
+// read-only.
+func (s *System) beforeChange() error {
+	if err := s.fence.isFenced(); err != nil {
+		return fmt.Errorf("%w: %w", syscall.EROFS, err)
+	}
+	s.check.dirty.touch()
 	return nil
 }
 

@@ -42,8 +42,12 @@ type Options struct {
 	// begin in user mode.
 	Mode Mode
 
-	Hooks    hooks.HookHandler // nil: none
-	Instance string            // the server's name in events, as `tcp://127.0.0.1:9900`
+	Hooks hooks.HookHandler // nil: none
+	// KeepDirty leaves ids on the list of changed index files when jump-index
+	// ended without an error: who copies index files at a time of their own
+	// takes them off with [Namespace.ResetCopied].
+	KeepDirty bool
+	Instance  string // the server's name in events, as `tcp://127.0.0.1:9900`
 
 	AdminPassword backend.Secret // empty: every client is admin
 	Protect       bool           // the default namespace is read-only without the admin password

@@ -359,7 +359,7 @@ func (n *Namespace) tellSwitch(id uint32) {
 	err := n.srv.hook(n.srv.ctx, hooks.Event{
 		Kind: hooks.JumpIndex, Index: n.IndexPath(id), NextIndex: n.IndexPath(id + 1), Dirty: dirty,
 	})
-	if err == nil {
+	if err == nil && !n.srv.o.KeepDirty {
 		n.ResetDirty(dirty)
 	}
 	n.srv.hookLater(hooks.Event{Kind: hooks.JumpData, Data: n.DataPath(id), NextData: n.DataPath(id + 1)})

@@ -1,0 +1,88 @@
+package qsfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/threefoldtech/quantumd/engine/zstor"
+	"github.com/threefoldtech/quantumd/store"
+)
+
+// A store that found only three metadata backends is degraded: it survives one
+// more loss, and counts as safe only when the fourth has its part too. Then it
+// is completed, before anything else relies on it.
+
+// complete brings the metadata of degraded files, and of the manifest that
+// names them, to all four metadata backends.
+func (s *System) complete(ctx context.Context) error {
+	if s.fence.isFenced() != nil {
+		return nil
+	}
+	var errs []error
+	completed := 0
+	for f, err := range s.store.Files(ctx, store.FileFilter{State: store.FileDegraded}) {
+		if err != nil {
+			return err
+		}
+		if err := s.completeFile(ctx, f); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		completed++
+	}
+	if completed == 0 || len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	if err := s.completeManifest(ctx); err != nil {
+		return err
+	}
+	s.check.degraded.Store(false)
+	s.log.Info("degraded files are complete", "files", completed)
+	return nil
+}
+
+func (s *System) completeFile(ctx context.Context, f store.File) error {
+	if err := s.completeObject(ctx, f.ObjectPath); err != nil {
+		return err
+	}
+	if err := s.store.SetFileState(ctx, f.Path, f.Version, store.FileStored, nil); err != nil {
+		return err
+	}
+	return s.store.MarkVerified(ctx, f.Path, f.Version)
+}
+
+// completeObject makes an object whole: what is there stays where it is.
+func (s *System) completeObject(ctx context.Context, rel string) error {
+	report, err := s.engine.Rebuild(ctx, s.objectPath(rel), zstor.RebuildOptions{})
+	if err != nil {
+		return err
+	}
+	if report.Object.MetaHolders < len(report.Meta) || report.GoodShards() != report.Object.N {
+		return fmt.Errorf("%s: %d metadata backends, %d of %d shards", rel, report.Object.MetaHolders, report.GoodShards(), report.Object.N)
+	}
+	return nil
+}
+
+func (s *System) completeManifest(ctx context.Context) error {
+	c, err := s.store.LatestCommitted(ctx)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.completeObject(ctx, c.Manifest); err != nil {
+		return err
+	}
+	h, err := s.ownHead(ctx)
+	if err != nil || h == nil || h.Epoch != s.fence.id.Epoch {
+		return err
+	}
+	holding, release, err := s.fence.hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return s.epochs.write(holding, s.epochs.headKey(h.Epoch, h.UUID), h, false)
+}
