@@ -117,11 +117,13 @@ func (h home) readRecord() (record, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return record{State: services.Inactive}, nil
 	}
-	if err == nil {
-		err = json.Unmarshal(b, &r)
-	}
 	if err != nil {
-		return r, fmt.Errorf("child: %s: %w", h.file("status.json"), err)
+		return r, err
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		// It must not keep a service from starting: the next supervisor writes a
+		// new one. Only an orphan would not be found.
+		return record{State: services.Inactive, Detail: fmt.Sprintf("%s is damaged: %v", h.file("status.json"), err)}, nil
 	}
 	return r, nil
 }
