@@ -3,6 +3,7 @@ package zstor
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -220,6 +221,53 @@ func TestDataBackendFaultsAtStore(t *testing.T) {
 	}
 }
 
+// A shard whose backend fails must not go where the loss of one group would take
+// too many: the store fails rather than promise what it cannot keep.
+func TestReplacementKeepsTheRedundancy(t *testing.T) {
+	t.Parallel()
+	for _, down := range [][]int{{0}, {0, 2}, {0, 1}} { // g0 has 0, 2, 4, g1 has 1, 3, 5
+		r := newRig(t, 2, 4, 6, func(c *Config, _ *Options) {
+			for i := range c.Data {
+				c.Data[i].Group = fmt.Sprint("g", i%2)
+			}
+			c.RedundantGroups = 1
+		})
+		for _, i := range down {
+			r.d(i).Fail(zstortest.Full)
+		}
+		obj, err := r.Store(t.Context(), "/f", source(randomBytes(1, 1000)))
+		if len(down) == 2 && down[1] == 2 {
+			require.ErrorIs(t, err, backend.ErrPlacement)
+			require.Zero(t, r.d(1).Len()+r.d(3).Len()+r.d(4).Len()+r.d(5).Len(), "what was written is taken back")
+			continue
+		}
+		require.NoError(t, err)
+		groups := map[string]int{}
+		for _, s := range obj.Shards {
+			groups[s.Backend.Group]++
+		}
+		require.Equal(t, map[string]int{"g0": 2, "g1": 2}, groups)
+	}
+}
+
+// Content that opens and is not what the record says, is not shown.
+func TestContentIsComparedWithItsRecord(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 2, 3, 3)
+	obj := r.mustStore(t, "/f", []byte("content"))
+	dst := filepath.Join(t.TempDir(), "dst")
+	wrong := obj
+	wrong.Checksum[0] ^= 1
+	require.ErrorIs(t, r.RetrieveObjectFile(t.Context(), wrong, dst), ErrDamaged)
+	wrong = obj
+	wrong.Size++
+	require.ErrorIs(t, r.RetrieveObjectFile(t.Context(), wrong, dst), ErrDamaged)
+	wrong.Size = obj.Size - 1
+	require.ErrorIs(t, r.RetrieveObjectFile(t.Context(), wrong, dst), ErrDamaged)
+	require.NoFileExists(t, dst)
+	require.NoError(t, r.RetrieveObjectFile(t.Context(), obj, dst))
+}
+
 func TestRetrieveWithFaultyDataBackends(t *testing.T) {
 	t.Parallel()
 	content := randomBytes(11, 4<<20+7)
@@ -274,6 +322,9 @@ func TestVerifyAndRebuild(t *testing.T) {
 	for _, d := range []damage{
 		{"missing piece", func(r *rig, s Shard) { r.net.At(s.Backend).Drop(s.Keys[1]) }, false, Missing},
 		{"another payload", func(r *rig, s Shard) { r.net.At(s.Backend).Put(s.Keys[0], []byte("other")) }, false, Damaged},
+		{"another payload of the same length", func(r *rig, s Shard) {
+			r.net.At(s.Backend).Put(s.Keys[0], make([]byte, PieceSize))
+		}, false, Damaged},
 		{"bit rot", func(r *rig, s Shard) { r.net.At(s.Backend).Corrupt(s.Keys[0]) }, true, Damaged},
 		{"down", func(r *rig, s Shard) { r.net.At(s.Backend).Fail(zstortest.Down) }, false, Unreachable},
 		{"emptied", func(r *rig, s Shard) { r.net.At(s.Backend).Clear() }, false, Missing},
