@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/threefoldtech/quantumd/engine/zdbfs/tree"
 )
@@ -304,7 +305,11 @@ func (r *raw) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 }
 
 func (r *raw) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
-	if in.Mode != 0 {
+	switch in.Mode {
+	case 0:
+	case unix.FALLOC_FL_KEEP_SIZE:
+		return fuse.OK // nothing is reserved in either mode
+	default:
 		return fuse.Status(syscall.EOPNOTSUPP)
 	}
 	return status(r.t.Fallocate(call(cancel), in.NodeId, int64(in.Offset), int64(in.Length)))
@@ -338,14 +343,19 @@ func (r *raw) ReleaseDir(in *fuse.ReleaseIn) {
 }
 
 func (r *raw) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return r.list(cancel, in, func(_ context.Context, _ *tree.Dir, e tree.Entry) bool {
-		return out.AddDirEntry(fuse.DirEntry{Name: e.Name, Ino: e.Ino, Off: e.Next})
+	return r.list(cancel, in, func(ctx context.Context, d *tree.Dir, e tree.Entry) bool {
+		entry := fuse.DirEntry{Name: e.Name, Ino: e.Ino, Off: e.Next, Mode: syscall.S_IFDIR}
+		if e.Name != "." && e.Name != ".." {
+			a, _ := d.Stat(ctx, e) // without it the type is not known
+			entry.Mode = a.Mode
+		}
+		return out.AddDirEntry(entry)
 	})
 }
 
 func (r *raw) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	return r.list(cancel, in, func(ctx context.Context, d *tree.Dir, e tree.Entry) bool {
-		entry := out.AddDirLookupEntry(fuse.DirEntry{Name: e.Name, Ino: e.Ino, Off: e.Next})
+		entry := out.AddDirLookupEntry(fuse.DirEntry{Name: e.Name, Ino: e.Ino, Off: e.Next, Mode: syscall.S_IFDIR})
 		if entry == nil {
 			return false
 		}
@@ -356,6 +366,8 @@ func (r *raw) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.Dir
 		if a, err := d.Stat(ctx, e); err == nil {
 			fillEntry(a, nil, entry)
 			out.FixMode(a.Mode)
+		} else {
+			out.FixMode(0)
 		}
 		return true
 	})

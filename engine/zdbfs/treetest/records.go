@@ -2,7 +2,7 @@
 // the tests that every implementation of tree.Records has to pass.
 //
 //	m := treetest.New()             // give it to tree.Open as Meta or Data
-//	m.Fail = func(ctx context.Context, op treetest.Op) error { … }
+//	m.SetFail(func(ctx context.Context, op treetest.Op) error { … })
 //	m = m.Crash(keep)               // what a new process finds
 //	treetest.Conformance(t, open)   // for an implementation of one's own
 package treetest
@@ -18,7 +18,7 @@ import (
 	"github.com/threefoldtech/quantumd/backend"
 )
 
-// Op is a call to records, for Memory.Fail.
+// Op is a call to records, for Memory.SetFail.
 type Op struct {
 	Call string // get, insert, update, delete, sync
 	ID   uint64 // of get, update, delete
@@ -28,13 +28,11 @@ type Op struct {
 // Memory is a namespace in sequential mode, in memory. As in zdb an update
 // uses up a number, and a deletion does not.
 type Memory struct {
-	// Fail, when set, is asked before each call and may fail it, or wait. It
-	// must not be changed while calls are under way.
-	Fail func(ctx context.Context, op Op) error
 	// Limit is the most bytes of live values; zero: no limit.
 	Limit int64
 
 	mu     sync.Mutex
+	fail   func(ctx context.Context, op Op) error
 	next   uint64
 	values map[uint64][]byte
 	used   int64
@@ -58,18 +56,25 @@ func New() *Memory {
 const maxValue = 8 << 20
 
 func (m *Memory) before(ctx context.Context, op Op) error {
-	if len(op.Call) > 0 {
-		m.mu.Lock()
-		m.calls[op.Call]++
-		m.mu.Unlock()
-	}
+	m.mu.Lock()
+	m.calls[op.Call]++
+	fail := m.fail
+	m.mu.Unlock()
 	if op.Size > maxValue {
 		return fmt.Errorf("treetest: value of %d bytes", op.Size)
 	}
-	if m.Fail != nil {
-		return m.Fail(ctx, op)
+	if fail != nil {
+		return fail(ctx, op)
 	}
 	return nil
+}
+
+// SetFail has fail asked before each call: it may fail the call, or wait. Nil
+// ends that.
+func (m *Memory) SetFail(fail func(ctx context.Context, op Op) error) {
+	m.mu.Lock()
+	m.fail = fail
+	m.mu.Unlock()
 }
 
 // Get implements tree.Records.
@@ -216,6 +221,20 @@ func (m *Memory) EachID(_ context.Context, fn func(id uint64) error) error {
 func (m *Memory) Crash(keep int) *Memory {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.crashLocked(keep)
+}
+
+// CrashBoth crashes two namespaces at one moment. keep chooses how many of n
+// operations since the last sync are kept, 0 to n.
+func CrashBoth(meta, data *Memory, keep func(n int) int) (afterMeta, afterData *Memory) {
+	meta.mu.Lock()
+	defer meta.mu.Unlock()
+	data.mu.Lock()
+	defer data.mu.Unlock()
+	return meta.crashLocked(keep(len(meta.log))), data.crashLocked(keep(len(data.log)))
+}
+
+func (m *Memory) crashLocked(keep int) *Memory {
 	out := New()
 	out.Limit, out.values, out.next = m.Limit, maps.Clone(m.base), m.first
 	for _, e := range m.log[:min(keep, len(m.log))] {
