@@ -190,6 +190,10 @@ func TestNotify(t *testing.T) {
 	require.ErrorIs(t, m.WaitReady(short, "a"), context.DeadlineExceeded)
 	require.Equal(t, services.Starting, statusOf(t, m, "a").State)
 
+	short, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, m.Start(short, "b"), context.DeadlineExceeded, "b waits for a")
+	require.Zero(t, statusOf(t, m, "b").PID)
 	started := make(chan error, 1)
 	go func() { started <- m.Start(t.Context(), "b") }()
 	open, err := os.OpenFile(gate, os.O_RDWR, 0)
