@@ -2,11 +2,15 @@ package qsfs
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -26,10 +30,10 @@ type SetupOptions struct {
 	Hook    []byte // the program quantumd-hook; nil: a link to quantumd
 
 	// Before are services that have to run first: local backends. Their
-	// programs are replaced by the installed one. Release ends what runs of them
-	// already.
+	// programs are replaced by the installed one. Release is given the names of
+	// those that no service runs, and ends what runs of them outside of one.
 	Before  func(program string) ([]services.Service, error)
-	Release func(context.Context) error
+	Release func(ctx context.Context, names []string) error
 
 	// Secrets came by the environment: name (mnemonic, password,
 	// encryption_key) to text. They are kept in files of mode 0600.
@@ -65,13 +69,26 @@ func (s *System) Setup(ctx context.Context, o SetupOptions) (*SetupReport, error
 	if o.DryRun {
 		return report, nil
 	}
-	if err := s.installFiles(o, report.Files); err != nil {
+	replaced, err := s.installFiles(o, report.Files)
+	if err != nil {
 		return report, err
 	}
 	if _, err := o.Manager.Apply(ctx, list); err != nil {
 		return report, err
 	}
-	return report, s.startServices(ctx, o, list)
+	return report, s.startServices(ctx, o, list, renewed(report.Changes, replaced))
+}
+
+// renewed lists the services that run, if they do, something older than what is
+// installed now.
+func renewed(changes []services.Change, replaced bool) []string {
+	var names []string
+	for _, c := range changes {
+		if replaced || c.Action == services.Update {
+			names = append(names, c.Name)
+		}
+	}
+	return names
 }
 
 func (s *System) serviceList(o SetupOptions, program string) ([]services.Service, error) {
@@ -103,24 +120,32 @@ func (s *System) secretPath(name string) string {
 	return filepath.Join(s.layout.State, "secrets", name)
 }
 
-func (s *System) installFiles(o SetupOptions, files []string) error {
+// installFiles puts folders, programs and secrets in place, and says whether the
+// program was another one before.
+func (s *System) installFiles(o SetupOptions, files []string) (replaced bool, err error) {
 	if err := s.layout.make(); err != nil {
-		return err
+		return false, err
 	}
 	for _, dir := range []string{filepath.Join(o.Root, binDir), s.cfg.QSFSMountpoint} {
-		if _, err := os.Stat(dir); err == nil {
-			continue // also a mountpoint that is in use
+		// A mountpoint may be in use, or dead: the start clears that.
+		if _, err := os.Stat(dir); err == nil || errors.Is(err, syscall.ENOTCONN) {
+			continue
 		}
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return &PathError{Path: dir, Err: err}
+			return false, &PathError{Path: dir, Err: err}
 		}
 	}
-	if err := copyProgram(o.Program, files[0]); err != nil {
-		return err
+	if replaced, err = copyProgram(o.Program, files[0]); err != nil {
+		return false, err
 	}
 	if err := installHook(o.Hook, files[0], files[1]); err != nil {
-		return err
+		return replaced, err
 	}
+	return replaced, s.installSecrets(o)
+}
+
+// installSecrets keeps what came by the environment for the service.
+func (s *System) installSecrets(o SetupOptions) error {
 	for name, text := range o.Secrets {
 		path := s.secretPath(name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -133,30 +158,52 @@ func (s *System) installFiles(o SetupOptions, files []string) error {
 	return nil
 }
 
-// copyProgram puts a program in place, also over one that runs.
-func copyProgram(from, to string) error {
-	if a, err := os.Stat(from); err == nil {
-		if b, err := os.Stat(to); err == nil && os.SameFile(a, b) {
-			return nil
+// copyProgram puts a program in place, also over one that runs, and says
+// whether there was another one.
+func copyProgram(from, to string) (replaced bool, err error) {
+	old, err := os.Stat(to)
+	if err == nil {
+		same, err := sameContent(from, to)
+		if err != nil || same && old.Mode().Perm() == 0o755 {
+			return false, err
 		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return false, &PathError{Path: to, Err: err}
 	}
 	in, err := os.Open(from)
 	if err != nil {
-		return &PathError{Path: from, Err: err}
+		return false, &PathError{Path: from, Err: err}
 	}
 	defer in.Close() //nolint:errcheck // read only
 	out, err := renameio.NewPendingFile(to, renameio.WithPermissions(0o755), renameio.IgnoreUmask())
 	if err != nil {
-		return &PathError{Path: to, Err: err}
+		return false, &PathError{Path: to, Err: err}
 	}
 	defer out.Cleanup() //nolint:errcheck // nothing is left after the rename
 	if _, err := io.Copy(out, in); err != nil {
-		return &PathError{Path: to, Err: err}
+		return false, &PathError{Path: to, Err: err}
 	}
 	if err := out.CloseAtomicallyReplace(); err != nil {
-		return &PathError{Path: to, Err: err}
+		return false, &PathError{Path: to, Err: err}
 	}
-	return nil
+	return old != nil, nil
+}
+
+func sameContent(x, y string) (bool, error) {
+	var sums [2][sha256.Size]byte
+	for i, path := range []string{x, y} {
+		f, err := os.Open(path)
+		if err != nil {
+			return false, &PathError{Path: path, Err: err}
+		}
+		h := sha256.New()
+		_, err = io.Copy(h, f)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return false, &PathError{Path: path, Err: err}
+		}
+		h.Sum(sums[i][:0])
+	}
+	return sums[0] == sums[1], nil
 }
 
 func installHook(hook []byte, program, to string) error {
@@ -172,9 +219,9 @@ func installHook(hook []byte, program, to string) error {
 	return nil
 }
 
-// startServices starts what does not run yet; what runs with an older program
-// or another definition is started again.
-func (s *System) startServices(ctx context.Context, o SetupOptions, list []services.Service) error {
+// startServices starts what does not run yet. What runs with an older program
+// or another definition is stopped before, dependants first.
+func (s *System) startServices(ctx context.Context, o SetupOptions, list []services.Service, renewed []string) error {
 	var names []string
 	for _, one := range list {
 		names = append(names, one.Name)
@@ -183,12 +230,23 @@ func (s *System) startServices(ctx context.Context, o SetupOptions, list []servi
 	if err != nil {
 		return err
 	}
-	anyRuns := false
+	var old, idle []string
 	for _, st := range status {
-		anyRuns = anyRuns || st.State == services.Active || st.State == services.Starting
+		runs := st.State == services.Active || st.State == services.Starting
+		if runs && slices.Contains(renewed, st.Name) {
+			old = append(old, st.Name)
+		}
+		if st.State != services.Active && st.Name != ServiceName {
+			idle = append(idle, st.Name)
+		}
 	}
-	if !anyRuns && o.Release != nil {
-		if err := o.Release(ctx); err != nil {
+	if len(old) > 0 {
+		if err := o.Manager.Stop(ctx, old...); err != nil {
+			return err
+		}
+	}
+	if len(idle) > 0 && o.Release != nil {
+		if err := o.Release(ctx, idle); err != nil {
 			return fmt.Errorf("take over the local backends: %w", err)
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	stopSignals    func() // a second signal after it ends the program at once
+	readOnly       bool   // the command only looks
 }
 
 func (a *app) getenv(name string) string {
@@ -127,7 +129,8 @@ func (a *app) provisioner(cfg *config.Config) (backend.Provisioner, error) {
 }
 
 // localBeside gives the local backends that belong to a configuration; nil
-// when there are none.
+// when there are none. The configuration decides: where it lists a backend that
+// is not one of those in the folder, they are another deployment's.
 func (a *app) localBeside(cfg *config.Config) *local.Provisioner {
 	dir := a.layout(cfg).Backends
 	if cfg.File() != "" && cfg.File() != filepath.Join(a.globals.Root, qsfs.SystemConfig) {
@@ -138,6 +141,23 @@ func (a *app) localBeside(cfg *config.Config) *local.Provisioner {
 	}
 	p, err := a.local(dir)
 	if err != nil {
+		return nil
+	}
+	here, err := p.List(context.Background()) // reads files only
+	if err != nil {
+		a.notef("the local backends below %s are left alone: %v", dir, err)
+		return nil
+	}
+	known := map[string]bool{}
+	for _, b := range here {
+		known[b.Address.String()+" "+b.Namespace] = true
+	}
+	for _, b := range cfg.Backends {
+		if !known[b.Address+" "+b.Namespace] {
+			return nil
+		}
+	}
+	if len(here) == 0 {
 		return nil
 	}
 	return p
@@ -187,6 +207,28 @@ func (a *app) printf(format string, args ...any) {
 
 func (a *app) notef(format string, args ...any) {
 	fmt.Fprintf(a.stderr, "quantumd: "+format+"\n", args...)
+}
+
+// done says in words what was done or would be, for people and for programs.
+func (a *app) done(format string, args ...any) error {
+	text := fmt.Sprintf(format, args...)
+	return a.print(struct {
+		Schema int    `json:"schema"`
+		DryRun bool   `json:"dry_run"`
+		Text   string `json:"text"`
+	}{client.SchemaVersion, a.globals.DryRun, text}, func() { a.printf("%s", text) })
+}
+
+// mustNotRun refuses to begin anything while the system of these folders runs.
+// The lock on the folders decides in the end; this says so before anything is
+// touched.
+func (a *app) mustNotRun(ctx context.Context, layout qsfs.Layout) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if _, err := client.New(layout.ControlSocket()).Status(ctx); err == nil {
+		return &qsfs.InUseError{Path: layout.State}
+	}
+	return nil
 }
 
 // print shows a result: as JSON where that is asked for, else by text.

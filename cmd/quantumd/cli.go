@@ -37,6 +37,8 @@ type cli struct {
 	Start   startCmd   `cmd:"" help:"Start the installed services."`
 	Stop    stopCmd    `cmd:"" help:"Stop the system, after bringing what was written to the backends."`
 
+	Restart   restartCmd   `cmd:"" help:"Stop and start the installed services."`
+	Logs      logsCmd      `cmd:"" help:"What a service printed."`
 	Services  servicesCmd  `cmd:"" help:"List the installed services."`
 	Queue     queueCmd     `cmd:"" help:"Files on their way to the backends."`
 	Backends  backendsCmd  `cmd:"" help:"The backends in use."`
@@ -46,6 +48,8 @@ type cli struct {
 	Uninstall uninstallCmd `cmd:"" help:"Remove the services and programs that setup installed."`
 	Hook      hookCmd      `cmd:"" passthrough:"" help:"What a zdb calls for each event."`
 	Version   versionCmd   `cmd:"" help:"Print the version."`
+
+	Completion completionCmd `cmd:"" help:"Print what completes commands and flags in a shell."`
 
 	Zdb   componentCmd `cmd:"" passthrough:"" help:"The embedded zdb, with the real one's arguments."`
 	Zstor componentCmd `cmd:"" passthrough:"" help:"The embedded zstor, with the real one's arguments."`

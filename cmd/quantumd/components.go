@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -14,9 +15,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/renameio/v2"
+
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
 	"github.com/threefoldtech/quantumd/hooks"
+	"github.com/threefoldtech/quantumd/qsfs"
+	"github.com/threefoldtech/quantumd/qsfs/config"
 	"github.com/threefoldtech/quantumd/services/child"
 )
 
@@ -45,15 +50,12 @@ type hookCmd struct {
 
 // Run hands an event to the daemon, as the program quantumd-hook does.
 func (c *hookCmd) Run(ctx context.Context, a *app) error {
-	program, err := os.Executable()
+	args := a.hookFlags(c.Args)
+	socket, err := a.hookSocket()
 	if err != nil {
 		return err
 	}
-	socket, err := hooks.FindSocket(a.getenv, program)
-	if err != nil {
-		return err
-	}
-	code, reason := hooks.Relay(ctx, &hooks.Client{Socket: socket}, c.Args)
+	code, reason := hooks.Relay(ctx, &hooks.Client{Socket: socket}, args)
 	if code != 0 {
 		return &codeError{code: code, err: reason}
 	}
@@ -61,6 +63,41 @@ func (c *hookCmd) Run(ctx context.Context, a *app) error {
 		a.notef("%v", reason)
 	}
 	return nil
+}
+
+// hookFlags takes --dir and --root off the front of the arguments: what stands
+// behind the command's name is handed to it as it is, for an event may carry
+// anything.
+func (a *app) hookFlags(args []string) []string {
+	for len(args) > 0 {
+		name, value, ok := strings.Cut(args[0], "=")
+		into := map[string]*string{"--dir": &a.globals.Dir, "--root": &a.globals.Root}[name]
+		switch {
+		case into == nil:
+			return args
+		case ok:
+			*into, args = value, args[1:]
+		case len(args) > 1:
+			*into, args = args[1], args[2:]
+		default:
+			return args
+		}
+	}
+	return args
+}
+
+func (a *app) hookSocket() (string, error) {
+	if a.globals.Dir != "" {
+		return qsfs.LayoutBelow(a.dir()).HookSocket(), nil
+	}
+	if a.globals.Root != "" {
+		return qsfs.SystemLayout(a.globals.Root, config.Default()).HookSocket(), nil
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	return hooks.FindSocket(a.getenv, program)
 }
 
 // runSupervise is the process behind a service where no service manager runs.
@@ -81,7 +118,7 @@ type zdbOptions struct {
 	dualnet, protect, sync, secure, background, dump, verbose         bool
 	version                                                           bool
 
-	adminFile string
+	adminFile, pidFile string
 }
 
 func zdbFlags(o *zdbOptions) *flag.FlagSet {
@@ -98,6 +135,7 @@ func zdbFlags(o *zdbOptions) *flag.FlagSet {
 	f.StringVar(&o.hook, "hook", "", "program that is run for events")
 	f.StringVar(&o.admin, "admin", "", "admin password")
 	f.StringVar(&o.adminFile, "admin-file", "", "file that holds the admin password (only ours)")
+	f.StringVar(&o.pidFile, "pid-file", "", "file for the process id and its start time, written once the data is open (only ours)")
 	f.BoolVar(&o.protect, "protect", false, "default namespace is read-only without the admin password")
 	f.Int64Var(&o.maxsize, "maxsize", 0, "limit of the default namespace in bytes")
 	f.BoolVar(&o.sync, "sync", false, "sync each write")
@@ -114,10 +152,16 @@ func zdbFlags(o *zdbOptions) *flag.FlagSet {
 // expand completes unambiguous abbreviations of long options, as getopt does.
 func expand(f *flag.FlagSet, args []string) []string {
 	out := make([]string, len(args))
+	isValue := false // of the option before it
 	for i, arg := range args {
 		out[i] = arg
 		name, value, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-		if !strings.HasPrefix(arg, "-") || name == "" || f.Lookup(name) != nil {
+		if isValue || !strings.HasPrefix(arg, "-") || name == "" {
+			isValue = false
+			continue
+		}
+		if o := f.Lookup(name); o != nil {
+			isValue = !hasValue && !isSwitch(o)
 			continue
 		}
 		var found []string
@@ -126,14 +170,22 @@ func expand(f *flag.FlagSet, args []string) []string {
 				found = append(found, o.Name)
 			}
 		})
-		if len(found) == 1 {
-			out[i] = "--" + found[0]
-			if hasValue {
-				out[i] += "=" + value
-			}
+		if len(found) != 1 {
+			continue // the parser refuses it
 		}
+		out[i] = "--" + found[0]
+		if hasValue {
+			out[i] += "=" + value
+		}
+		isValue = !hasValue && !isSwitch(f.Lookup(found[0]))
 	}
 	return out
+}
+
+// isSwitch says whether an option takes no value.
+func isSwitch(o *flag.Flag) bool {
+	b, ok := o.Value.(interface{ IsBoolFlag() bool })
+	return ok && b.IsBoolFlag()
 }
 
 // zdbSize reads a size as zdb does: suffixes k, M, G, T in exactly this case.
@@ -193,6 +245,11 @@ func serveZdb(a *app, o zdbOptions) (int, error) {
 	s, err := server.Open(ctx, so)
 	if err != nil {
 		return 0, errors.Join(append(closeAll(listeners), err)...)
+	}
+	if o.pidFile != "" { // only now: a second zdb on the same data does not get here
+		if err := writeOwnPID(o.pidFile); err != nil {
+			return 0, errors.Join(append(closeAll(listeners), err, s.Close())...)
+		}
 	}
 	served := make(chan error, len(listeners))
 	for _, l := range listeners {
@@ -274,6 +331,24 @@ func zdbListen(o zdbOptions) ([]net.Listener, error) {
 		return nil, errors.Join(append(closeAll(out), err)...)
 	}
 	return append(out, l), nil
+}
+
+// writeOwnPID writes "<pid> <start time>", as backend/local reads it: the start
+// time (field 22 of /proc/PID/stat) tells this process from a later one that
+// has its number. The file is left at the end.
+func writeOwnPID(path string) error {
+	stat, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		return fmt.Errorf("pid file: %w", err)
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // the name before it may hold anything
+	if len(fields) < 20 {
+		return fmt.Errorf("pid file: %d fields in /proc/self/stat", len(fields))
+	}
+	if err := renameio.WriteFile(path, fmt.Appendf(nil, "%d %s\n", os.Getpid(), fields[19]), 0o600); err != nil {
+		return &qsfs.PathError{Path: path, Err: err}
+	}
+	return nil
 }
 
 func closeAll(listeners []net.Listener) []error {

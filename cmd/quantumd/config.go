@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 
+	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
 )
 
@@ -25,8 +26,7 @@ func (configCheckCmd) Run(a *app) error {
 	if _, err := a.loadConfig(false); err != nil {
 		return err
 	}
-	a.printf("%s is good", a.configPath())
-	return nil
+	return a.done("%s is good", a.configPath())
 }
 
 type configShowCmd struct{}
@@ -40,7 +40,7 @@ func (configShowCmd) Run(a *app) error {
 		Schema int            `json:"schema"`
 		File   string         `json:"file"`
 		Keys   []config.Shown `json:"keys"`
-	}{1, cfg.File(), cfg.Show()}, func() {
+	}{client.SchemaVersion, cfg.File(), cfg.Show()}, func() {
 		for _, s := range cfg.Show() {
 			a.printf("%-24s %-12s %v", s.Key, s.Source, s.Value)
 		}

@@ -10,12 +10,16 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
 
 	"github.com/google/renameio/v2"
 
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/backend/local"
 	"github.com/threefoldtech/quantumd/qsfs"
+	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
 )
 
@@ -25,6 +29,10 @@ type deployCmd struct {
 	Meta  int  `default:"4" help:"With --local: metadata backends (always 4)."`
 	Data  int  `default:"0" help:"With --local: data backends; 0: expected_shards."`
 	Force bool `help:"Replace the installed configuration of another deployment."`
+
+	// What local started, for those who stop it again.
+	backends *local.Provisioner
+	started  []string
 }
 
 // Help shows examples.
@@ -95,6 +103,15 @@ func (c *deployCmd) local(ctx context.Context, a *app) (*config.Config, *local.P
 	if a.globals.DryRun {
 		return nil, nil, a.printPlan(plan)
 	}
+	if err := a.startBackendServices(ctx, p); err != nil {
+		return nil, nil, err
+	}
+	c.backends = p
+	for _, step := range plan.Steps {
+		if step.Action != backend.Keep {
+			c.started = append(c.started, step.ID)
+		}
+	}
 	if err := c.provisionLocal(ctx, a, cfg, placed, sys, plan); err != nil {
 		return nil, nil, err
 	}
@@ -106,6 +123,9 @@ func (c *deployCmd) local(ctx context.Context, a *app) (*config.Config, *local.P
 // it nothing could be read back, and the addresses after the last.
 func (c *deployCmd) provisionLocal(ctx context.Context, a *app, cfg, placed *config.Config, sys *qsfs.System, plan *qsfs.Plan) error {
 	if cfg.EncryptionKey == "" && cfg.Mnemonic == "" {
+		if here, err := c.backends.List(ctx); err != nil || len(here) > 0 {
+			return errors.Join(err, &noKeyError{Dir: sys.Layout().Backends, Config: a.target()})
+		}
 		var key [32]byte
 		_, _ = rand.Read(key[:]) // never fails
 		cfg.EncryptionKey = config.Secret(hex.EncodeToString(key[:]))
@@ -123,6 +143,62 @@ func (c *deployCmd) provisionLocal(ctx context.Context, a *app, cfg, placed *con
 		cfg.Backends = append(cfg.Backends, config.Backend{Role: b.Role, Address: b.Address.String(), Namespace: b.Namespace, Password: b.Password, Group: b.Group})
 	}
 	return writeConfig(a.target(), cfg)
+}
+
+// noKeyError says that the key of backends that there are is not there.
+type noKeyError struct{ Dir, Config string }
+
+func (e *noKeyError) Error() string {
+	return fmt.Sprintf("there are backends below %s already, and %s, which held their key, is gone or has none", e.Dir, e.Config)
+}
+
+// Hint names the remedy.
+func (e *noKeyError) Hint() string {
+	return "put the configuration back from your copy; without the key nothing on them can be read, and `quantumd destroy --local` removes them"
+}
+
+// stopStarted ends those of the local backends that a command started, and
+// leaves those alone that ran before.
+func (a *app) stopStarted(ctx context.Context, p *local.Provisioner, ids []string) error {
+	if p == nil || len(ids) == 0 {
+		return nil
+	}
+	list, err := p.List(ctx)
+	if err != nil {
+		return err
+	}
+	if len(ids) == len(list) {
+		return p.Stop(ctx)
+	}
+	var errs []error
+	for _, b := range list {
+		if slices.Contains(ids, b.ID) {
+			errs = append(errs, stopBackend(ctx, p, b))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// stopBackend ends the process of one local backend.
+func stopBackend(ctx context.Context, p *local.Provisioner, b backend.Backend) error {
+	for asked, tick := false, time.NewTicker(20*time.Millisecond); ; {
+		pid := p.Health(ctx, b).PID
+		if pid == 0 {
+			tick.Stop()
+			return nil
+		}
+		if !asked {
+			if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("stop %s (pid %d): %w", b.ID, pid, err)
+			}
+			asked = true
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("stop %s (pid %d): %w", b.ID, pid, ctx.Err())
+		case <-tick.C:
+		}
+	}
 }
 
 // counted asks for another number of data backends than the shards need.
@@ -240,7 +316,7 @@ func (c *deployCmd) report(ctx context.Context, a *app, cfg *config.Config, p ba
 	if err != nil {
 		return err
 	}
-	return a.print(deployReport{1, a.target(), list}, func() {
+	return a.print(deployReport{client.SchemaVersion, a.target(), some(list)}, func() {
 		a.printf("%d backends are up; any %d of %d data backends suffice to read", len(list), cfg.MinShards, cfg.ExpectedShards)
 		a.printf("configuration: %s (keep a copy off this machine: it holds the key)", a.target())
 		if a.globals.Dir != "" {
@@ -249,6 +325,14 @@ func (c *deployCmd) report(ctx context.Context, a *app, cfg *config.Config, p ba
 			a.printf("next: quantumd setup")
 		}
 	})
+}
+
+// some gives an empty list for none: programs that read JSON want no null.
+func some[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
 }
 
 // query lists the backends that there are.
@@ -275,10 +359,11 @@ func (c *deployCmd) query(ctx context.Context, a *app) error {
 			return err
 		}
 	}
-	return a.print(deployReport{1, a.target(), list}, func() {
+	return a.print(deployReport{client.SchemaVersion, a.configPath(), some(list)}, func() {
 		for _, b := range list {
 			a.printf("%-8s %-5s %-22s %s", b.ID, b.Role, b.Address, b.Namespace)
 		}
+		a.printf("%d backends", len(list))
 	})
 }
 
@@ -326,8 +411,7 @@ func (c *destroyCmd) Run(ctx context.Context, a *app) error {
 		a.notef("%s %s at %s and everything that it holds", b.Role, b.ID, b.Address)
 	}
 	if a.globals.DryRun {
-		a.printf("%d backends would be destroyed", len(list))
-		return nil
+		return a.done("%d backends would be destroyed", len(list))
 	}
 	if err := a.confirm(fmt.Sprintf("Destroy these %d backends?", len(list)), ""); err != nil {
 		return err
@@ -335,26 +419,38 @@ func (c *destroyCmd) Run(ctx context.Context, a *app) error {
 	if err := p.Retire(ctx, ids...); err != nil {
 		return err
 	}
-	a.printf("%d backends destroyed", len(list))
+	return a.done("%d backends destroyed", len(list))
+}
+
+// mayDestroy refuses while the system of these folders runs or is installed,
+// or holds what the backends do not.
+func (c *destroyCmd) mayDestroy(ctx context.Context, a *app, layout qsfs.Layout) error {
+	if err := a.mustNotRun(ctx, layout); err != nil {
+		return err
+	}
+	if a.globals.Dir == "" && a.servicesInstalled(ctx) {
+		return &installedError{}
+	}
+	unsynced, err := qsfs.Unsynced(ctx, layout)
+	switch {
+	case c.Force && err != nil:
+		a.notef("what is only here cannot be told (%v); --force goes on", err)
+	case err != nil:
+		return fmt.Errorf("what is only here cannot be told: %w", err)
+	case c.Force && unsynced.Bytes > 0:
+		a.notef("%v, and are lost", unsynced)
+	case unsynced.Bytes > 0:
+		return unsynced
+	}
 	return nil
 }
 
-// mayDestroy refuses while the system of these folders runs, or holds what the
-// backends do not.
-func (c *destroyCmd) mayDestroy(ctx context.Context, a *app, layout qsfs.Layout) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
-	if _, err := cl.Status(ctx); err == nil {
-		return &qsfs.InUseError{Path: layout.State}
-	}
-	unsynced, err := qsfs.Unsynced(ctx, layout)
-	if err != nil {
-		return err
-	}
-	if unsynced.Bytes > 0 && !c.Force {
-		return &codeError{code: exitFailed, err: unsynced}
-	}
-	return nil
+// installedError says that services use the backends.
+type installedError struct{}
+
+func (*installedError) Error() string { return "the backends run as services of the installed system" }
+
+// Hint names the remedy.
+func (*installedError) Hint() string {
+	return "run `quantumd uninstall` first; it keeps data and configuration"
 }

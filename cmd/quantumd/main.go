@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -20,9 +21,12 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/engine/zdbfs/mount"
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
+	"github.com/threefoldtech/quantumd/services"
 )
 
 // The exit codes of every command.
@@ -144,7 +148,35 @@ func hints(err error) []string {
 		}
 	}
 	walk(err)
+	if len(out) == 0 && err != nil {
+		for _, r := range remedies {
+			if errors.Is(err, r.err) {
+				return []string{r.hint}
+			}
+		}
+	}
 	return out
+}
+
+// remedies are those of errors that carry none.
+var remedies = []struct {
+	err  error
+	hint string
+}{
+	{client.ErrNotRunning, "`quantumd start` starts what setup installed, `quantumd up` runs in this terminal; with a system below a folder give the same --dir"},
+	{qsfs.ErrWrongKey, "use the configuration, key and password that these backends were deployed with, or other backends"},
+	{qsfs.ErrNothingToRestore, "check that the configuration names the backends of the lost machine; `quantumd up` begins a new file system"},
+	{qsfs.ErrNoIdentity, "move that folder away and run `quantumd restore`"},
+	{backend.ErrAccess, "correct the password of that backend in the configuration, then run the same command again"},
+	{backend.ErrMode, "metadata backends are namespaces in user mode, data backends are sequential: correct the role, or name another namespace"},
+	{mount.ErrNotEmpty, "name an empty folder with --mount or qsfs_mountpoint, or move away what is in it"},
+	{mount.ErrNoMountpoint, "name a folder with --mount or qsfs_mountpoint"},
+	{mount.ErrMounted, "unmount it (`umount PATH`), or name another folder with --mount or qsfs_mountpoint"},
+	{mount.ErrUnsupported, "load the module fuse and allow /dev/fuse, or go on without a mount: --no-mount"},
+	{services.ErrNotFound, "`quantumd services` lists what is installed"},
+	{syscall.ENOSPC, "free some space on that disk"},
+	{syscall.EADDRINUSE, "find who has the port with `ss -ltnp`, and end it or name another port"},
+	{fs.ErrPermission, "run as root, or as the user whose system it is"},
 }
 
 func exitCode(err error) int {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/threefoldtech/quantumd/qsfs"
@@ -110,6 +111,13 @@ func (c *syncCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	if a.globals.DryRun {
+		st, err := cl.Status(ctx)
+		if err != nil {
+			return err
+		}
+		return a.done("would bring %s to the backends", size(st.LossWindow.Bytes))
+	}
 	if c.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.Timeout)
@@ -144,8 +152,7 @@ func (c *evictCmd) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		a.printf("would drop what is safe of %s", size(st.Cache.Bytes))
-		return nil
+		return a.done("would drop what is safe of %s", size(st.Cache.Bytes))
 	}
 	report, err := cl.Evict(ctx, int64(c.Keep))
 	if err != nil {
@@ -194,10 +201,12 @@ func (queueRetryCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	if a.globals.DryRun {
-		a.printf("would try every failed upload now")
-		return nil
+		return a.done("would try every failed upload now")
 	}
-	return cl.RetryQueue(ctx)
+	if err := cl.RetryQueue(ctx); err != nil {
+		return err
+	}
+	return a.done("every failed upload is tried now")
 }
 
 type backendsCmd struct {
@@ -245,8 +254,15 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	layout := a.layout(cfg)
+	if a.globals.DryRun { // the object engine needs a folder, and nothing is to be changed
+		if layout.State, err = os.MkdirTemp("", "quantumd-dry-run-"); err != nil {
+			return err
+		}
+		defer os.RemoveAll(layout.State) //nolint:errcheck // a temporary folder
+	}
 	bars := a.progress()
-	sys, err := qsfs.Open(ctx, cfg, qsfs.WithLayout(a.layout(cfg)), qsfs.WithProvisioner(p), qsfs.WithLogger(a.logger()),
+	sys, err := qsfs.Open(ctx, cfg, qsfs.WithLayout(layout), qsfs.WithProvisioner(p), qsfs.WithLogger(a.logger()),
 		qsfs.WithObserver(bars.observe), qsfs.WithLease(c.Lease))
 	if err != nil {
 		return err

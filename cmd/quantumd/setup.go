@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/backend/local"
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/config"
@@ -32,11 +32,28 @@ func (a *app) manager() (services.ServiceManager, error) {
 		self = installed // the supervisor outlives this copy
 	}
 	dir := filepath.Join(root, "/var/lib/quantumd/services")
+	if undo := missingFolders(dir); a.globals.DryRun || a.readOnly {
+		defer undo() // child.New makes them, and nothing is to be changed
+	}
 	m, err := child.New(child.Options{Dir: dir, Supervisor: []string{self, "supervise"}, Logger: a.logger()})
 	if err != nil {
 		return nil, &qsfs.PathError{Path: dir, Err: err}
 	}
 	return m, nil
+}
+
+// missingFolders gives what removes those folders of a path that are not there
+// now, should they be there, and empty, then.
+func missingFolders(path string) (undo func()) {
+	var missing []string
+	for ; !fileExists(path) && path != filepath.Dir(path); path = filepath.Dir(path) {
+		missing = append(missing, path)
+	}
+	return func() {
+		for _, p := range missing { // the innermost first
+			_ = os.Remove(p) // not empty: somebody else's by now
+		}
+	}
 }
 
 func fileExists(path string) bool {
@@ -81,7 +98,12 @@ func (setupCmd) Run(ctx context.Context, a *app) error {
 	}
 	if lp, ok := p.(*local.Provisioner); ok {
 		o.Before = func(program string) ([]services.Service, error) { return lp.Services(program, "zdb") }
-		o.Release = lp.Stop
+		o.Release = func(ctx context.Context, names []string) error {
+			for i, n := range names {
+				names[i] = strings.TrimPrefix(n, local.ServicePrefix)
+			}
+			return a.stopStarted(ctx, lp, names)
+		}
 	}
 	report, err := sys.Setup(ctx, o)
 	if err != nil {
@@ -91,12 +113,12 @@ func (setupCmd) Run(ctx context.Context, a *app) error {
 		for _, c := range report.Changes {
 			a.printf("%-7s %s (%s)", c.Action, c.Name, c.Path)
 		}
-		for name := range o.Secrets {
-			a.printf("%s, which came by the environment, is kept in a file of mode 0600 below %s", name, sys.Layout().State)
-		}
 		if a.globals.DryRun {
 			a.printf("nothing was changed")
 			return
+		}
+		for name := range o.Secrets {
+			a.printf("%s, which came by the environment, is kept in a file of mode 0600 below %s", name, sys.Layout().State)
 		}
 		a.printf("mounted on %s; see quantumd status", cfg.QSFSMountpoint)
 	})
@@ -132,135 +154,20 @@ type initCmd struct {
 }
 
 func (c *initCmd) Run(ctx context.Context, a *app) error {
+	if a.globals.Dir != "" {
+		return &usageError{errors.New("init installs on system paths; below --dir use `quantumd up`")}
+	}
 	if c.Destroy {
 		if err := (&destroyCmd{Local: true}).Run(ctx, a); err != nil {
 			return err
 		}
 	}
-	if err := (&deployCmd{Local: c.Local}).Run(ctx, a); err != nil {
+	if err := (&deployCmd{Local: c.Local, Meta: backend.MetaBackends}).Run(ctx, a); err != nil {
 		return err
 	}
-	return setupCmd{}.Run(ctx, a)
-}
-
-// installedServices lists the names of our services, dependants last.
-func (a *app) installedServices(ctx context.Context) (services.ServiceManager, []services.Status, error) {
-	m, err := a.manager()
-	if err != nil {
-		return nil, nil, err
+	err := setupCmd{}.Run(ctx, a)
+	if a.globals.DryRun && errors.Is(err, config.ErrNoConfig) {
+		return a.done("setup would install what deploy has made")
 	}
-	names := []string{}
-	if cfg, err := config.Load(a.configPath(), a.configOptions(true)...); err == nil {
-		a.place(cfg)
-		if lp := a.localBeside(cfg); lp != nil {
-			list, err := lp.List(ctx)
-			if err != nil {
-				return nil, nil, err
-			}
-			for _, b := range list {
-				names = append(names, local.ServicePrefix+b.ID)
-			}
-		}
-	}
-	status, err := m.Status(ctx, append(names, qsfs.ServiceName)...)
-	return m, status, err
-}
-
-// servicesInstalled says whether setup was run here.
-func (a *app) servicesInstalled(ctx context.Context) bool {
-	if a.globals.Dir != "" {
-		return false
-	}
-	_, status, err := a.installedServices(ctx)
-	return err == nil && len(status) > 0 && status[len(status)-1].State != services.Missing
-}
-
-// stopServices stops the system's own service, where it is installed.
-func (a *app) stopServices(ctx context.Context) error {
-	if !a.servicesInstalled(ctx) {
-		return nil
-	}
-	m, err := a.manager()
-	if err != nil {
-		return err
-	}
-	return m.Stop(ctx, qsfs.ServiceName)
-}
-
-type startCmd struct{}
-
-// Run starts what setup installed.
-func (startCmd) Run(ctx context.Context, a *app) error {
-	m, status, err := a.installedServices(ctx)
-	if err != nil {
-		return err
-	}
-	var names []string
-	for _, s := range status {
-		if s.State != services.Missing {
-			names = append(names, s.Name)
-		}
-	}
-	if len(names) == 0 {
-		return errors.New("nothing is installed here; `quantumd setup` does that, `quantumd up` runs without it")
-	}
-	if a.globals.DryRun {
-		a.printf("would start %s", strings.Join(names, ", "))
-		return nil
-	}
-	if err := m.Start(ctx, names...); err != nil {
-		return err
-	}
-	return m.WaitReady(ctx, names...)
-}
-
-type servicesCmd struct{}
-
-// Run lists the services.
-func (servicesCmd) Run(ctx context.Context, a *app) error {
-	_, status, err := a.installedServices(ctx)
-	if err != nil {
-		return err
-	}
-	return a.print(struct {
-		Schema   int               `json:"schema"`
-		Services []services.Status `json:"services"`
-	}{1, status}, func() {
-		for _, s := range status {
-			a.printf("%-16s %-9s %d %s", s.Name, s.State, s.PID, s.Detail)
-		}
-	})
-}
-
-type uninstallCmd struct{}
-
-// Run removes the services and programs, and keeps data and configuration.
-func (uninstallCmd) Run(ctx context.Context, a *app) error {
-	m, status, err := a.installedServices(ctx)
-	if err != nil {
-		return err
-	}
-	var names []string
-	for i := len(status) - 1; i >= 0; i-- { // dependants first
-		if status[i].State != services.Missing {
-			names = append(names, status[i].Name)
-		}
-	}
-	programs := []string{filepath.Join(a.globals.Root, "/usr/local/bin/quantumd-hook"), filepath.Join(a.globals.Root, "/usr/local/bin/quantumd")}
-	if a.globals.DryRun {
-		a.printf("would remove the services %s and the programs %s; data and configuration stay", strings.Join(names, ", "), strings.Join(programs, ", "))
-		return nil
-	}
-	if err := a.confirm("Remove the services and programs? Data and configuration stay.", ""); err != nil {
-		return err
-	}
-	if err := m.Remove(ctx, names...); err != nil {
-		return err
-	}
-	for _, p := range programs {
-		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return &qsfs.PathError{Path: p, Err: err}
-		}
-	}
-	return nil
+	return err
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/threefoldtech/quantumd/backend/local"
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/config"
 )
@@ -40,23 +39,23 @@ func (c *upCmd) Run(ctx context.Context, a *app) error {
 	if a.globals.Dir == "" && os.Geteuid() != 0 && a.globals.Root == "" {
 		a.globals.Dir = filepath.Join(a.stateHome(), "quantumd")
 	}
-	cfg, backends, err := c.prepare(ctx, a)
-	if err != nil {
+	if err := a.mustNotRun(ctx, a.layout(config.Default())); err != nil {
 		return err
+	}
+	if a.globals.DryRun {
+		return c.dryRun(ctx, a)
+	}
+	cfg, stopBackends, err := c.prepare(ctx, a)
+	if err != nil {
+		return errors.Join(err, stopBackends())
 	}
 	if c.Mount != "" {
 		if cfg.QSFSMountpoint, err = filepath.Abs(c.Mount); err != nil {
-			return err
+			return errors.Join(err, stopBackends())
 		}
 	}
 	r := &runner{app: a, cfg: cfg, noMount: c.NoMount, allowOther: c.AllowOther, lease: c.Lease, drain: c.StopTimeout}
-	err = r.run(ctx)
-	if backends != nil {
-		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		defer cancel()
-		err = errors.Join(err, backends.Stop(stopping))
-	}
-	return err
+	return errors.Join(r.run(ctx), stopBackends())
 }
 
 func (a *app) stateHome() string {
@@ -66,16 +65,37 @@ func (a *app) stateHome() string {
 	return filepath.Join(a.getenv("HOME"), ".local", "state")
 }
 
-// prepare gives the configuration and, with --local, the backends to be
-// stopped at the end.
-func (c *upCmd) prepare(ctx context.Context, a *app) (*config.Config, *local.Provisioner, error) {
+// prepare gives the configuration and what stops, with --local, those backends
+// that were not running before.
+func (c *upCmd) prepare(ctx context.Context, a *app) (*config.Config, func() error, error) {
 	if !c.Local {
 		cfg, err := a.loadConfig(true)
-		return cfg, nil, err
+		return cfg, func() error { return nil }, err
 	}
 	d := deployCmd{Local: true}
-	cfg, p, err := d.local(ctx, a)
-	return cfg, p, err
+	cfg, _, err := d.local(ctx, a)
+	return cfg, func() error {
+		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		return a.stopStarted(stopping, d.backends, d.started)
+	}, err
+}
+
+// dryRun says what would be begun.
+func (c *upCmd) dryRun(ctx context.Context, a *app) error {
+	if c.Local {
+		_, _, err := (&deployCmd{Local: true}).local(ctx, a)
+		return err
+	}
+	cfg, err := a.loadConfig(true)
+	if err != nil {
+		return err
+	}
+	where := c.Mount
+	if where == "" {
+		where = cfg.QSFSMountpoint
+	}
+	return a.done("would run the system of %s, mounted on %s", a.configPath(), where)
 }
 
 type daemonCmd struct{}
@@ -91,6 +111,9 @@ func (daemonCmd) Run(ctx context.Context, a *app) error {
 	cfg, err := a.loadConfig(true)
 	if err != nil {
 		return err
+	}
+	if a.globals.DryRun {
+		return a.done("would run the system of %s, mounted on %s", a.configPath(), cfg.QSFSMountpoint)
 	}
 	r := &runner{app: a, cfg: cfg, drain: 5 * time.Minute, allowOther: os.Geteuid() == 0}
 	return r.run(ctx)
@@ -199,44 +222,6 @@ func (r *runner) serveMetrics(sys *qsfs.System, registry *prometheus.Registry) (
 	}, nil
 }
 
-type stopCmd struct {
-	Timeout time.Duration `default:"10m" help:"How long to wait for the end."`
-}
-
-// Run ends the running system and waits until it is gone.
-func (c *stopCmd) Run(ctx context.Context, a *app) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
-	if a.globals.DryRun {
-		a.printf("would stop the system after bringing what was written to the backends")
-		return nil
-	}
-	if err := a.stopServices(ctx); err != nil || a.globals.Dir == "" && a.servicesInstalled(ctx) {
-		return err
-	}
-	if err := cl.Stop(ctx); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
-	defer cancel()
-	for tick := time.NewTicker(50 * time.Millisecond); ; {
-		if _, err := cl.Status(ctx); err != nil {
-			tick.Stop()
-			if ctx.Err() != nil {
-				return fmt.Errorf("the system has not ended within %s; it goes on", c.Timeout)
-			}
-			a.notef("stopped")
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-		case <-tick.C:
-		}
-	}
-}
-
 type waitCmd struct {
 	What    string        `arg:"" optional:"" enum:"ready,mount,zdb" default:"ready" help:"What to wait for: ready, mount or zdb."`
 	Timeout time.Duration `default:"5m" help:"How long to wait."`
@@ -252,7 +237,7 @@ func (c *waitCmd) Run(ctx context.Context, a *app) error {
 	defer cancel()
 	if err := cl.WaitReady(ctx); err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
-			return fmt.Errorf("%s: not within %s", c.What, c.Timeout)
+			return fmt.Errorf("%s: not within %s; `quantumd status` tells why", c.What, c.Timeout)
 		}
 		return err
 	}
