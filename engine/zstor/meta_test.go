@@ -3,6 +3,7 @@ package zstor
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -182,13 +183,14 @@ func TestOverwriteWithChangingBackendsMissing(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 2, 3, 3)
 	first := r.mustStore(t, "/f", []byte("before"))
-	for round := range 16 {
-		missing := (round*3 + round/4) % 4
-		r.m(missing).FailAfter(round%3, zstortest.Down) // also in the middle of the write
+	rnd := rand.New(rand.NewPCG(5, 6))
+	for round := range 200 {
+		missing, after := rnd.IntN(4), max(0, rnd.IntN(5)-2) // mostly from the start, or in the middle of the write
+		r.m(missing).FailAfter(after, zstortest.Down)
 		obj := r.mustStore(t, "/f", []byte(fmt.Sprint("content ", round)))
 		r.m(missing).Fail(zstortest.None)
 		rec, err := realReader(r.metaValues(first.Key), r.cfg.Key)
-		require.NoError(t, err, "%d missing, round %d", missing, round)
+		require.NoError(t, err, "%d missing after %d calls, round %d", missing, after, round)
 		require.Equal(t, obj.Checksum, rec.Checksum)
 		_, err = r.Rebuild(t.Context(), "/f", RebuildOptions{})
 		require.NoError(t, err)
