@@ -182,7 +182,7 @@ func TestNotify(t *testing.T) {
 	m := newManager(t, "own")
 	gate := filepath.Join(t.TempDir(), "gate")
 	require.NoError(t, syscall.Mkfifo(gate, 0o600))
-	apply(t, m, services.Service{Name: "a", Exec: []string{self(t), "as-notify", gate}, Notify: true}, services.Service{Name: "b", Exec: sleeper("b").Exec, After: []string{"a"}})
+	apply(t, m, services.Service{Name: "a", Exec: []string{self(t), "as-notify", gate}, Notify: true, StopTimeout: time.Second}, services.Service{Name: "b", Exec: sleeper("b").Exec, After: []string{"a"}})
 	require.NoError(t, m.Start(t.Context(), "a"))
 	eventually(t, "it runs", func() bool { return statusOf(t, m, "a").PID != 0 })
 	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
