@@ -29,6 +29,7 @@ type shadow struct {
 	synced map[uint64][]byte            // by inode
 	names  map[string]map[string]uint64 // by folder
 	now    time.Duration
+	probe  func() // called before each sync
 	graves string // links that keep inodes from being used again
 }
 
@@ -41,6 +42,7 @@ func inode(fi os.FileInfo) uint64 { return fi.Sys().(*syscall.Stat_t).Ino }
 func (s *shadow) disk() disk {
 	d := systemDisk()
 	keep := func(f *os.File) error {
+		s.probing()
 		fi, err := f.Stat()
 		if err != nil {
 			return err
@@ -56,6 +58,7 @@ func (s *shadow) disk() disk {
 	}
 	d.datasync, d.sync = keep, keep
 	d.syncDir = func(dir string) error {
+		s.probing()
 		list, err := os.ReadDir(dir)
 		s.names[dir] = map[string]uint64{}
 		for _, e := range list {
@@ -67,6 +70,12 @@ func (s *shadow) disk() disk {
 	}
 	d.now = func() time.Duration { return s.now }
 	return d
+}
+
+func (s *shadow) probing() {
+	if s.probe != nil {
+		s.probe()
+	}
 }
 
 // lose writes to dst what of src survives a power failure. Without a random
@@ -172,6 +181,8 @@ type world struct {
 	n      *Namespace
 	mode   Mode
 
+	probes []probe // what would have survived in the middle of an operation
+
 	states  []state // after each operation since the last durable one
 	durable int     // index in states that must survive
 }
@@ -180,6 +191,69 @@ type world struct {
 type state struct {
 	values map[string]string
 	next   uint64 // sequential mode
+}
+
+// probe is a crash inside an operation.
+type probe struct {
+	o       Options
+	kind    string
+	durable int
+}
+
+// arm takes probes at some of the syncs to come.
+func (w *world) arm() {
+	w.shadow.probe = func() {
+		if w.r.IntN(25) != 0 {
+			return
+		}
+		p := probe{o: w.o, kind: []string{"kill", "power", "torn", "torn"}[w.r.IntN(4)], durable: w.durable}
+		w.survive(p.kind, &p.o)
+		w.probes = append(w.probes, p)
+	}
+}
+
+// survive copies what a crash of some kind leaves.
+func (w *world) survive(kind string, o *Options) {
+	dir := w.t.TempDir()
+	o.DataDir, o.IndexDir = filepath.Join(dir, "data"), filepath.Join(dir, "index")
+	if kind == "kill" {
+		require.NoError(w.t, os.CopyFS(o.DataDir, os.DirFS(w.o.DataDir)))
+		require.NoError(w.t, os.CopyFS(o.IndexDir, os.DirFS(w.o.IndexDir)))
+		return
+	}
+	r := w.r
+	if kind == "power" {
+		r = nil
+	}
+	w.shadow.lose(w.t, w.o.DataDir, o.DataDir, r)
+	w.shadow.lose(w.t, w.o.IndexDir, o.IndexDir, r)
+}
+
+// checkProbes opens what would have survived in the middle of the last
+// operation.
+func (w *world) checkProbes() {
+	w.t.Helper()
+	for _, p := range w.probes {
+		s, err := Open(w.t.Context(), p.o)
+		require.NoError(w.t, err, "in the middle, "+p.kind)
+		n, _ := s.Namespace(DefaultNamespace)
+		w.find(readState(w.t, n), p.durable, "in the middle, "+p.kind)
+		require.NoError(w.t, s.Close())
+	}
+	w.probes = nil
+}
+
+// find gives which operation's contents these are.
+func (w *world) find(got state, durable int, what string) int {
+	w.t.Helper()
+	for i := len(w.states) - 1; i >= durable; i-- {
+		if got.next == w.states[i].next && maps.Equal(got.values, w.states[i].values) {
+			return i
+		}
+	}
+	require.Failf(w.t, "not a prefix", "after %s: %d keys, next %d; wanted one of %d states from %d on",
+		what, len(got.values), got.next, len(w.states), durable)
+	return 0
 }
 
 func (w *world) last() state { return w.states[len(w.states)-1] }
@@ -268,6 +342,9 @@ func (w *world) step() {
 		_, err := w.n.Jump(w.t.Context())
 		require.NoError(w.t, err)
 	case k < 96:
+		dst := filepath.Join(w.t.TempDir(), "i0")
+		require.NoError(w.t, w.n.CopyIndex(w.t.Context(), 0, dst))
+	case k < 97:
 		require.NoError(w.t, w.s.Close())
 		w.synced()
 		w.open()
@@ -306,20 +383,10 @@ func (w *world) check(n *Namespace, want state) {
 func (w *world) crash(kind string) {
 	w.t.Helper()
 	w.t.Log("crash", kind)
-	dir := w.t.TempDir()
 	o := w.o
-	o.DataDir, o.IndexDir = filepath.Join(dir, "data"), filepath.Join(dir, "index")
-	switch kind {
-	case "kill":
-		require.NoError(w.t, os.CopyFS(o.DataDir, os.DirFS(w.o.DataDir)))
-		require.NoError(w.t, os.CopyFS(o.IndexDir, os.DirFS(w.o.IndexDir)))
+	w.survive(kind, &o)
+	if kind == "kill" {
 		w.synced()
-	case "power":
-		w.shadow.lose(w.t, w.o.DataDir, o.DataDir, nil)
-		w.shadow.lose(w.t, w.o.IndexDir, o.IndexDir, nil)
-	case "torn":
-		w.shadow.lose(w.t, w.o.DataDir, o.DataDir, w.r)
-		w.shadow.lose(w.t, w.o.IndexDir, o.IndexDir, w.r)
 	}
 	old := w.s
 	w.o, w.shadow = o, newShadow(w.t)
@@ -327,16 +394,10 @@ func (w *world) crash(kind string) {
 	w.shadow.adopt(w.t, o.IndexDir)
 	w.open()
 	require.NoError(w.t, old.Close())
-	got := readState(w.t, w.n)
-	for i := len(w.states) - 1; i >= w.durable; i-- {
-		if got.next == w.states[i].next && maps.Equal(got.values, w.states[i].values) {
-			w.states = []state{w.states[i]}
-			w.durable = 0
-			return
-		}
-	}
-	require.Failf(w.t, "not a prefix", "after %s: %d keys, next %d; wanted one of %d states from %d on",
-		kind, len(got.values), got.next, len(w.states), w.durable)
+	i := w.find(readState(w.t, w.n), w.durable, kind)
+	w.states, w.durable = []state{w.states[i]}, 0
+	w.probes = nil // of the old server's Close
+	w.arm()
 }
 
 // reindexed compares the index with what the data files alone give.
@@ -350,7 +411,9 @@ func (w *world) reindexed() {
 	w.shadow = newShadow(w.t) // Reindex does not use it
 	w.shadow.adopt(w.t, w.o.DataDir)
 	w.shadow.adopt(w.t, w.o.IndexDir)
+	w.probes = nil
 	w.open()
+	w.arm()
 	w.check(w.n, w.last())
 }
 
@@ -367,13 +430,13 @@ func readIndex(t *testing.T, o Options) map[string]string {
 	return m
 }
 
-var crashSeeds = flag.Int("crash.seeds", 5, "runs of TestCrash per mode")
+var crashSeeds = flag.Int("crash.seeds", 4, "runs of TestCrash per mode")
 
 // TestCrash: whatever survives of a run, Open gives exactly the contents after
 // some operation, none that was synced is missing, and the index is the one
 // that the data files give.
 func TestCrash(t *testing.T) {
-	steps, seeds := 250, *crashSeeds
+	steps, seeds := 200, *crashSeeds
 	if testing.Short() {
 		seeds = 2
 	}
@@ -392,8 +455,10 @@ func TestCrash(t *testing.T) {
 					states: []state{{values: map[string]string{}}},
 				}
 				w.open()
+				w.arm()
 				for i := range steps {
 					w.step()
+					w.checkProbes()
 					if w.r.IntN(12) == 0 {
 						w.crash([]string{"kill", "power", "torn", "torn"}[w.r.IntN(4)])
 					}
