@@ -184,32 +184,41 @@ func (s *Store) MarkStored(ctx context.Context, path, version, objectPath, check
 }
 
 // SetFileState changes the state of a file if it still is of this version, or
-// gives [ErrNotFound]. The text of cause, which may be nil, is kept.
+// gives [ErrNotFound]. The text of cause, which may be nil, is kept. A damaged
+// file is no longer done: the same version may be enqueued again.
 func (s *Store) SetFileState(ctx context.Context, path, version string, state FileState, cause error) error {
 	text := ""
 	if cause != nil {
 		text = clip(cause.Error(), maxErrorText)
 	}
-	return s.updateFile(ctx, path, version, `UPDATE {files} SET state = ?, last_error = ?`, string(state), text)
+	err := s.update(ctx, func(tx bun.Tx) error {
+		err := s.updateFileTx(ctx, tx, path, version, `UPDATE {files} SET state = ?, last_error = ?`, string(state), text)
+		if err != nil || state != FileDamaged {
+			return err
+		}
+		_, err = tx.Tx.ExecContext(ctx, s.q(`DELETE FROM {done} WHERE path = ? AND version = ?`), path, version)
+		return err
+	})
+	return note(err, "file %q", path)
 }
 
 // MarkVerified records that the object of this version was verified now, or
 // gives [ErrNotFound].
 func (s *Store) MarkVerified(ctx context.Context, path, version string) error {
-	return s.updateFile(ctx, path, version, `UPDATE {files} SET verified_at = ?`, s.now())
-}
-
-func (s *Store) updateFile(ctx context.Context, path, version, set string, args ...any) error {
 	err := s.update(ctx, func(tx bun.Tx) error {
-		r, err := tx.Tx.ExecContext(ctx, s.q(set+` WHERE path = ? AND version = ?`), append(args, path, version)...)
-		if err := one(r, err); errors.Is(err, ErrLeaseLost) {
-			return ErrNotFound
-		} else if err != nil {
-			return err
-		}
-		return nil
+		return s.updateFileTx(ctx, tx, path, version, `UPDATE {files} SET verified_at = ?`, s.now())
 	})
 	return note(err, "file %q", path)
+}
+
+func (s *Store) updateFileTx(ctx context.Context, tx bun.Tx, path, version, set string, args ...any) error {
+	r, err := tx.Tx.ExecContext(ctx, s.q(set+` WHERE path = ? AND version = ?`), append(args, path, version)...)
+	if err := one(r, err); errors.Is(err, ErrLeaseLost) {
+		return ErrNotFound
+	} else if err != nil {
+		return err
+	}
+	return nil
 }
 
 // note says what was being done; nil stays nil.

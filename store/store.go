@@ -25,7 +25,7 @@ type Options struct {
 	RetryInterval time.Duration // longest delay between two tries; zero means DefaultRetryInterval
 	RetryMin      time.Duration // delay after the first failure; zero means DefaultRetryMin
 	MaxEvents     int           // events that are kept; zero means 10,000
-	ReadOnly      bool          // for a look beside a running or dead daemon: nothing is made, moved or written
+	ReadOnly      bool          // for a look beside a running or dead daemon: nothing is checked, made, moved or written
 	Logger        *slog.Logger  // nil discards
 }
 
@@ -132,8 +132,10 @@ func (s *Store) load(ctx context.Context, o Options, c clock) (err error) {
 	if s.base, err = newBase(db, o.TablePrefix, o.Logger, c); err != nil {
 		return err
 	}
-	if err := quickCheck(ctx, db); err != nil {
-		return err
+	if !o.ReadOnly { // a look must be quick: with a million files the check takes seconds
+		if err := quickCheck(ctx, db); err != nil {
+			return err
+		}
 	}
 	s.queue = newQueue(s.base, o.RetryMin, o.RetryInterval)
 	if s.readOnly = o.ReadOnly; s.readOnly {

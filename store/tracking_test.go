@@ -85,6 +85,45 @@ func TestMarkStoredOfAnOldVersion(t *testing.T) {
 	checkSums(t, s)
 }
 
+// A file that is seen a second time stays stored; one that was found damaged
+// is uploaded again, though its version was done before.
+func TestTrackFiles(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := openTemp(t, Options{})
+	seen := File{Path: "d0", Version: "1", Kind: KindData, State: FilePending}
+	again := func(seq int64) File {
+		require.NoError(t, s.BeginCheckpoint(ctx, Checkpoint{Seq: seq}, []Item{item("d0", seen.Version)}, []File{seen}))
+		f, err := s.File(ctx, "d0")
+		require.NoError(t, err)
+		return f
+	}
+	require.Equal(t, FilePending, again(5).State)
+	require.NoError(t, s.MarkStored(ctx, "d0", "1", "o", "c"))
+	f := again(6)
+	require.Equal(t, FileStored, f.State)
+	require.Equal(t, "o", f.ObjectPath)
+	require.EqualValues(t, 5, f.Checkpoint)
+	claimNone(t, s.Queue())
+
+	require.NoError(t, s.SetFileState(ctx, "d0", "1", FileDegraded, nil))
+	require.Equal(t, FileDegraded, again(7).State, "it is completed, not uploaded")
+	claimNone(t, s.Queue())
+
+	require.NoError(t, s.SetFileState(ctx, "d0", "1", FileDamaged, errors.New("lost")))
+	f = again(8)
+	require.Equal(t, FilePending, f.State)
+	require.EqualValues(t, 8, f.Checkpoint)
+	require.Equal(t, "d0", claim(t, s.Queue()).Item.Path)
+	require.NoError(t, s.MarkStored(ctx, "d0", "1", "o", "c"))
+	require.Equal(t, FileStored, again(9).State)
+
+	seen.Version = "2"
+	require.Equal(t, FilePending, again(10).State, "another version is another file")
+	require.NoError(t, s.TrackFiles(ctx, File{Path: "d1", Version: "1", Kind: KindData, State: FilePending}))
+	checkSums(t, s)
+}
+
 func TestCheckpoints(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
