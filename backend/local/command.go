@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,18 +19,23 @@ import (
 // Command launches each zdb as a detached child process of its own session,
 // which outlives this process: the way of the command line. args stand before
 // zdb's own arguments, so `quantumd zdb` is Command("/usr/bin/quantumd", "zdb").
-// A real zdb serves too, without the arguments that only ours has.
+// The program must know --admin-file, which a real zdb does not: a password
+// among the arguments could be read by every user of the machine.
+//
+// One process at a time should start backends: which process has which backend
+// is told by pid files, so any of them can stop it.
 func Command(path string, args ...string) Launcher {
-	return &command{path: path, args: args, children: map[string]*exec.Cmd{}}
+	return &command{path: path, args: args}
 }
 
 type command struct {
 	path string
 	args []string
 
-	mu       sync.Mutex
-	children map[string]*exec.Cmd // by id; to be waited for
-	waiting  sync.WaitGroup
+	// reaping waits for the processes started here for as long as this one
+	// lives; without it they would stay behind as zombies. It owns nothing else,
+	// so there is nobody to wait for it.
+	reaping sync.WaitGroup
 }
 
 func (c *command) running(i Instance) (int, bool) {
@@ -46,6 +52,7 @@ func (c *command) start(_ context.Context, i Instance) error {
 	defer log.Close() //nolint:errcheck // the child has its own descriptor
 	cmd := exec.Command(c.path, append(append([]string{}, c.args...), zdbArgs(i)...)...)
 	cmd.Dir = i.Dir
+	cmd.Env = environment(os.Environ())
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = detached()
 	if err := cmd.Start(); err != nil {
@@ -56,11 +63,17 @@ func (c *command) start(_ context.Context, i Instance) error {
 		_ = cmd.Wait()
 		return err
 	}
-	c.mu.Lock()
-	c.children[i.ID] = cmd
-	c.mu.Unlock()
-	c.waiting.Go(func() { _ = cmd.Wait() }) // reaps it; how it ended is in its log
+	c.reaping.Go(func() { _ = cmd.Wait() }) // how it ended is in its log
 	return nil
+}
+
+// environment is what a backend's process gets of ours: not the secrets that
+// may have come with it, for the process outlives this one and needs none.
+func environment(environ []string) []string {
+	return slices.DeleteFunc(slices.Clone(environ), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return name == "MNEMONIC" || name == "PASSWORD" || strings.HasPrefix(name, "QUANTUMD_")
+	})
 }
 
 // stop ends the process: first as asked, after grace by force.
@@ -116,7 +129,7 @@ func zdbArgs(i Instance) []string {
 	}
 	return []string{"--data", i.path("data"), "--index", i.path("index"), "--mode", mode,
 		"--listen", i.Address.Addr().String(), "--port", strconv.Itoa(int(i.Address.Port())),
-		"--datasize", strconv.Itoa(dataSize), "--admin-file", i.path(adminFile)}
+		"--datasize", strconv.Itoa(dataSize), "--admin-file", i.path(adminFile), "--pid-file", i.path(pidFile)}
 }
 
 // A pid file holds the pid and the start time of its process, so that another
@@ -132,7 +145,7 @@ func writePID(path string, pid int) error {
 
 // readPID gives the pid in the file if that very process still runs.
 func readPID(path string) (int, bool) {
-	text, err := os.ReadFile(path)
+	text, err := readSmall(path, 256)
 	if err != nil {
 		return 0, false
 	}

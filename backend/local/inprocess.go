@@ -32,12 +32,23 @@ type running struct {
 
 func (p *inProcess) running(i Instance) (int, bool) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	_, ok := p.servers[i.Dir]
-	return os.Getpid(), ok
+	r := p.servers[i.Dir]
+	p.mu.Unlock()
+	if r == nil {
+		return 0, false
+	}
+	select {
+	case <-r.done: // it no longer listens
+		return 0, false
+	default:
+		return os.Getpid(), true
+	}
 }
 
 func (p *inProcess) start(ctx context.Context, i Instance) error {
+	if err := p.stop(ctx, i); err != nil { // one that no longer listens still has the files
+		p.warn("backend ended badly", i, err)
+	}
 	mode := server.User
 	if i.sequential() {
 		mode = server.Sequential
@@ -55,14 +66,20 @@ func (p *inProcess) start(ctx context.Context, i Instance) error {
 	r := &running{server: s, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(r.done)
-		if err := s.Serve(serving, l); err != nil && p.log != nil && serving.Err() == nil {
-			p.log.Error("backend ended", "backend", i.ID, "err", err)
+		if err := s.Serve(serving, l); err != nil && serving.Err() == nil {
+			p.warn("backend ended", i, err)
 		}
 	}()
 	p.mu.Lock()
 	p.servers[i.Dir] = r
 	p.mu.Unlock()
 	return nil
+}
+
+func (p *inProcess) warn(message string, i Instance, err error) {
+	if p.log != nil {
+		p.log.Error(message, "backend", i.ID, "err", err)
+	}
 }
 
 func (p *inProcess) stop(_ context.Context, i Instance) error {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -66,20 +67,39 @@ func (i Instance) save() error {
 	if err := renameio.WriteFile(i.path(adminFile), []byte(i.Admin.Reveal()+"\n"), 0o600); err != nil {
 		return err
 	}
-	return renameio.WriteFile(i.path(descriptionFile), text, 0o600)
+	if err := renameio.WriteFile(i.path(descriptionFile), text, 0o600); err != nil {
+		return err
+	}
+	return errors.Join(syncDir(i.Dir), syncDir(filepath.Dir(i.Dir)))
+}
+
+// syncDir makes names in a folder durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 func (i Instance) path(name string) string { return filepath.Join(i.Dir, name) }
 
 // load reads the instance of a folder; fs.ErrNotExist where there is none.
+// Files without a description are an error: a new one would name another
+// address and another password than those that the data is known by.
 func load(dir string) (Instance, error) {
-	text, err := os.ReadFile(filepath.Join(dir, descriptionFile))
+	text, err := readSmall(filepath.Join(dir, descriptionFile), maxDescription)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, lost := os.Lstat(filepath.Join(dir, "data")); lost == nil {
+			return Instance{}, fmt.Errorf("local backend in %s: %s is missing, but its data is there: %w", dir, descriptionFile, ErrDescription)
+		}
+	}
 	if err != nil {
 		return Instance{}, err
 	}
 	var d description
 	if err := json.Unmarshal(text, &d); err != nil {
-		return Instance{}, fmt.Errorf("local backend in %s: %w", dir, err)
+		return Instance{}, fmt.Errorf("local backend in %s: %w: %w", dir, ErrDescription, err)
 	}
 	if d.Schema != schema || d.ID != filepath.Base(dir) || !d.Address.IsValid() || (d.Role != backend.Meta && d.Role != backend.Data) {
 		return Instance{}, fmt.Errorf("local backend in %s: %w", dir, ErrDescription)
@@ -92,7 +112,23 @@ func load(dir string) (Instance, error) {
 // version did not write.
 var ErrDescription = errors.New("not a description that this version reads")
 
-// loadAll reads the instances below dir, in the order of their names.
+const maxDescription = 64 << 10
+
+// readSmall reads a file of at most limit bytes.
+func readSmall(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(text)) > limit {
+		err = fmt.Errorf("%s: larger than %d bytes", path, limit)
+	}
+	return text, errors.Join(err, f.Close())
+}
+
+// loadAll reads the instances below dir, in the order of their names. With an
+// error it still gives those that could be read.
 func loadAll(dir string) ([]Instance, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -102,15 +138,19 @@ func loadAll(dir string) ([]Instance, error) {
 		return nil, err
 	}
 	var out []Instance
+	var errs []error
 	for _, e := range entries {
+		if !e.IsDir() || checkID(e.Name()) != nil {
+			continue // never the folder of an instance
+		}
 		i, err := load(filepath.Join(dir, e.Name()))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // not an instance
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // not an instance
+		case err != nil:
+			errs = append(errs, err)
+		default:
+			out = append(out, i)
 		}
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, i)
 	}
-	return out, nil
+	return out, errors.Join(errs...)
 }

@@ -14,17 +14,12 @@ package local
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/threefoldtech/quantumd/backend"
@@ -47,7 +42,8 @@ type Launcher interface {
 }
 
 // Provisioner keeps the local backends below one folder. It is safe for
-// concurrent use as long as no two calls concern the same id.
+// concurrent use, also with other Provisioners, of other processes too, on the
+// same folder: a lock has them change it one after the other.
 type Provisioner struct {
 	dir      string
 	launcher Launcher
@@ -74,7 +70,8 @@ func New(dir string, l Launcher, opts ...Option) *Provisioner {
 	return p
 }
 
-// List finds the backends below the folder.
+// List finds the backends below the folder. With an error it still gives those
+// whose description could be read.
 func (p *Provisioner) List(context.Context) ([]backend.Backend, error) {
 	instances, err := loadAll(p.dir)
 	out := make([]backend.Backend, len(instances))
@@ -85,65 +82,99 @@ func (p *Provisioner) List(context.Context) ([]backend.Backend, error) {
 }
 
 // Plan says which backends would be made, and which started again.
-func (p *Provisioner) Plan(_ context.Context, specs []backend.Spec) ([]backend.Step, error) {
+func (p *Provisioner) Plan(ctx context.Context, specs []backend.Spec) ([]backend.Step, error) {
 	steps := make([]backend.Step, len(specs))
 	for n, s := range specs {
-		if err := checkSpec(s); err != nil {
+		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		step := backend.Step{Spec: s, ID: s.ID, Role: s.Role}
-		i, err := load(filepath.Join(p.dir, s.ID))
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			step.Action, step.Detail = backend.Create, filepath.Join(p.dir, s.ID)
-		case err != nil:
+		step, err := p.plan(ctx, s)
+		if err != nil {
 			return nil, err
-		default:
-			step.Action, step.Detail = backend.Keep, i.Address.String()
-			if _, ok := p.launcher.running(i); !ok {
-				step.Action = backend.Start
-			}
 		}
 		steps[n] = step
 	}
 	return steps, nil
 }
 
+func (p *Provisioner) plan(ctx context.Context, s backend.Spec) (backend.Step, error) {
+	step := backend.Step{Spec: s, ID: s.ID, Role: s.Role}
+	if err := checkSpec(s); err != nil {
+		return step, err
+	}
+	i, err := load(filepath.Join(p.dir, s.ID))
+	if errors.Is(err, fs.ErrNotExist) {
+		step.Action, step.Detail = backend.Create, filepath.Join(p.dir, s.ID)
+		return step, nil
+	}
+	if err == nil {
+		err = i.fits(s)
+	}
+	if err != nil {
+		return step, err
+	}
+	step.Action, step.Detail = backend.Keep, i.Address.String()
+	if !p.isUp(ctx, i) {
+		step.Action = backend.Start
+	}
+	if s.Size > 0 && s.Size != i.Size {
+		step.Detail += fmt.Sprintf(", limit from %d to %d bytes", i.Size, s.Size)
+	}
+	return step, nil
+}
+
 // Provision makes sure that each Spec has its zdb, running, with its namespace.
+// A larger or smaller Size and another Group are taken over; another role,
+// namespace or password than the backend has is an error ([ErrSpec]).
 func (p *Provisioner) Provision(ctx context.Context, specs []backend.Spec) ([]backend.Result, error) {
 	results := make([]backend.Result, len(specs))
 	for n, s := range specs {
-		b, err := p.one(ctx, s)
-		results[n] = backend.Result{Spec: s, Backend: b, Err: err}
-		if ctx.Err() != nil {
-			return results, ctx.Err()
-		}
+		results[n].Spec = s
 	}
-	return results, nil
+	unlock, err := p.lock(ctx)
+	if err != nil {
+		for n := range results {
+			results[n].Err = err
+		}
+		return results, err
+	}
+	defer unlock()
+	for n, s := range specs {
+		if err := ctx.Err(); err != nil {
+			results[n].Err = err
+			continue
+		}
+		results[n].Backend, results[n].Err = p.one(ctx, s)
+	}
+	return results, ctx.Err()
 }
 
 // Start starts every backend below the folder that does not run.
 func (p *Provisioner) Start(ctx context.Context) error {
-	instances, err := loadAll(p.dir)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, i := range instances {
-		errs = append(errs, p.ensure(ctx, i))
-	}
-	return errors.Join(errs...)
+	return p.each(ctx, p.ensure)
 }
 
 // Stop ends every backend below the folder, and keeps what it holds.
 func (p *Provisioner) Stop(ctx context.Context) error {
-	instances, err := loadAll(p.dir)
+	return p.each(ctx, p.stop)
+}
+
+func (p *Provisioner) each(ctx context.Context, do func(context.Context, Instance) error) error {
+	if !p.exists() {
+		return nil
+	}
+	unlock, err := p.lock(ctx)
 	if err != nil {
 		return err
 	}
-	var errs []error
+	defer unlock()
+	instances, err := loadAll(p.dir)
+	errs := []error{err}
 	for _, i := range instances {
-		errs = append(errs, p.launcher.stop(ctx, i))
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		errs = append(errs, do(ctx, i))
 	}
 	return errors.Join(errs...)
 }
@@ -153,23 +184,57 @@ func (p *Provisioner) Close() error { return p.launcher.close() }
 
 // Retire stops backends and removes their folders.
 func (p *Provisioner) Retire(ctx context.Context, ids ...string) error {
+	if !p.exists() {
+		return nil
+	}
+	unlock, err := p.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	var errs []error
 	for _, id := range ids {
-		if err := checkID(id); err != nil {
-			errs = append(errs, err)
-			continue
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
 		}
-		i, err := load(filepath.Join(p.dir, id))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		if err := p.retire(ctx, id); err != nil {
+			errs = append(errs, fmt.Errorf("retire local backend %q: %w", id, err))
 		}
-		if err == nil {
-			err = p.launcher.stop(ctx, i)
-		}
-		if err == nil {
-			err = os.RemoveAll(i.Dir)
-		}
-		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, p.sweep())...)
+}
+
+// retiredPrefix begins the names of folders that are being removed.
+const retiredPrefix = ".retired-"
+
+// retire takes the folder's name away before it removes the files: what a crash
+// leaves of it is not a backend with half of its data, but rubbish for sweep.
+func (p *Provisioner) retire(ctx context.Context, id string) error {
+	if checkID(id) != nil {
+		return nil // no backend can have it
+	}
+	i, err := load(filepath.Join(p.dir, id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := p.stop(ctx, i); err != nil {
+		return err
+	}
+	if err := os.Rename(i.Dir, filepath.Join(p.dir, retiredPrefix+id+"-"+newPassword().Reveal())); err != nil {
+		return err
+	}
+	p.log.Info("backend retired", "backend", id, "address", i.Address)
+	return syncDir(p.dir)
+}
+
+func (p *Provisioner) sweep() error {
+	old, err := filepath.Glob(filepath.Join(escapeGlob(p.dir), retiredPrefix+"*"))
+	errs := []error{err}
+	for _, dir := range old {
+		errs = append(errs, os.RemoveAll(dir))
 	}
 	return errors.Join(errs...)
 }
@@ -177,161 +242,14 @@ func (p *Provisioner) Retire(ctx context.Context, ids ...string) error {
 // Health asks the backend, and adds its pid and folder.
 func (p *Provisioner) Health(ctx context.Context, b backend.Backend) backend.Health {
 	h := zdb.Health(ctx, p.dialer, b)
-	if i, err := load(filepath.Join(p.dir, b.ID)); err == nil {
+	if checkID(b.ID) != nil {
+		return h
+	}
+	if i, err := load(filepath.Join(p.dir, b.ID)); err == nil && i.Address == b.Address {
 		h.Dir = i.Dir
-		h.PID, _ = p.launcher.running(i)
+		if pid, ok := p.launcher.running(i); ok {
+			h.PID = pid
+		}
 	}
 	return h
-}
-
-func (p *Provisioner) one(ctx context.Context, s backend.Spec) (backend.Backend, error) {
-	if err := checkSpec(s); err != nil {
-		return backend.Backend{}, err
-	}
-	i, err := load(filepath.Join(p.dir, s.ID))
-	if errors.Is(err, fs.ErrNotExist) {
-		if i, err = p.describe(s); err == nil {
-			err = i.save()
-		}
-	}
-	if err != nil {
-		return backend.Backend{}, err
-	}
-	if i.Role != s.Role {
-		return backend.Backend{}, fmt.Errorf("local backend %s has the role %s, not %s", s.ID, i.Role, s.Role)
-	}
-	return i.backend(), p.ensure(ctx, i)
-}
-
-// describe chooses what the Spec leaves open.
-func (p *Provisioner) describe(s backend.Spec) (Instance, error) {
-	port, err := freePort()
-	if err != nil {
-		return Instance{}, err
-	}
-	i := Instance{ID: s.ID, Dir: filepath.Join(p.dir, s.ID), Role: s.Role, Namespace: s.Namespace, Password: s.Password,
-		Address: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port), Size: s.Size, Group: s.Group, Admin: newPassword()}
-	if i.Namespace == "" {
-		i.Namespace = s.ID
-	}
-	if i.Password == "" {
-		i.Password = newPassword()
-	}
-	return i, nil
-}
-
-// ensure starts the zdb where it does not run, and completes its namespace.
-func (p *Provisioner) ensure(ctx context.Context, i Instance) error {
-	if _, ok := p.launcher.running(i); !ok {
-		if err := portFree(i.Address); err != nil {
-			return err
-		}
-		if err := p.launcher.start(ctx, i); err != nil {
-			return fmt.Errorf("local backend %s: %w", i.ID, err)
-		}
-		p.log.Info("backend started", "backend", i.ID, "address", i.Address)
-	}
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
-	defer cancel()
-	if err := p.complete(ctx, i); err != nil {
-		return fmt.Errorf("local backend %s: %w%s", i.ID, err, lastWords(i))
-	}
-	return nil
-}
-
-// complete waits for the zdb and makes its namespace as described.
-func (p *Provisioner) complete(ctx context.Context, i Instance) error {
-	admin := zdb.DialAdmin(i.Address.String(), i.Admin, zdb.Options{Timeout: 5 * time.Second})
-	defer admin.Close() //nolint:errcheck // only asked
-	if err := p.waitAnswer(ctx, i, admin); err != nil {
-		return err
-	}
-	return zdb.EnsureNamespace(ctx, admin, zdb.NamespaceSpec{
-		Name: i.Namespace, Sequential: i.sequential(), Password: i.Password, MaxSize: i.Size})
-}
-
-func (p *Provisioner) waitAnswer(ctx context.Context, i Instance, admin *zdb.Admin) error {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := admin.Ping(ctx)
-		if err == nil {
-			return nil
-		}
-		if _, alive := p.launcher.running(i); !alive {
-			return fmt.Errorf("the zdb ended at once: %w", err)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("the zdb does not answer: %w", errors.Join(ctx.Err(), err))
-		case <-tick.C:
-		}
-	}
-}
-
-func (i Instance) sequential() bool { return i.Role == backend.Data }
-
-// lastWords quotes the end of the zdb's log, for a message.
-func lastWords(i Instance) string {
-	text, err := os.ReadFile(i.path(logFile))
-	if err != nil || len(text) == 0 {
-		return ""
-	}
-	lines := strings.Split(strings.TrimSpace(string(text[max(0, len(text)-500):])), "\n")
-	return fmt.Sprintf(" (its log ends with %q)", lines[len(lines)-1])
-}
-
-func checkSpec(s backend.Spec) error {
-	if s.Role != backend.Meta && s.Role != backend.Data {
-		return fmt.Errorf("local backend %s: role %q is neither meta nor data", s.ID, s.Role)
-	}
-	return checkID(s.ID)
-}
-
-// checkID refuses what is no name of a folder.
-func checkID(id string) error {
-	if id == "" || id != filepath.Base(id) || id == "." || id == ".." {
-		return fmt.Errorf("local backend: %q cannot be the name of a folder", id)
-	}
-	return nil
-}
-
-// PortError says that a backend's port is taken by something else.
-type PortError struct {
-	Address netip.AddrPort
-	Err     error
-}
-
-func (e *PortError) Error() string {
-	return fmt.Sprintf("port in use: a local backend needs %s, and something else has it: %v", e.Address, e.Err)
-}
-
-func (e *PortError) Unwrap() error { return e.Err }
-
-// Hint names the remedy.
-func (e *PortError) Hint() string {
-	return fmt.Sprintf("find it with `ss -ltnp 'sport = :%d'` and end it: the port is part of each object's address and cannot change", e.Address.Port())
-}
-
-func portFree(addr netip.AddrPort) error {
-	l, err := net.Listen("tcp", addr.String())
-	if err != nil {
-		return &PortError{Address: addr, Err: err}
-	}
-	return l.Close()
-}
-
-func freePort() (uint16, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	port := l.Addr().(*net.TCPAddr).AddrPort().Port()
-	return port, l.Close()
-}
-
-func newPassword() backend.Secret {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return backend.Secret(hex.EncodeToString(b[:]))
 }
