@@ -43,7 +43,7 @@ test-all: lint build ## test, and what is long or needs root, Docker or FUSE.
 	$(MAKE) demo DEMO_FLAGS=--no-mount
 
 lint: go-is-there ## vet, staticcheck, formatting, the direction of imports, the portable packages on another OS.
-	@out=$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go')); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+	@out=$$("$$($(GO) env GOROOT)/bin/gofmt" -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go')); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	$(GO) run ./internal/tools/layers

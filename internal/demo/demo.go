@@ -94,7 +94,7 @@ func (d *demo) prepare(ctx context.Context) error {
 		if d.opts.RequireMount {
 			return errors.Join(fmt.Errorf("a mount is required, and FUSE is not usable here: %w", err), d.removeTemp())
 		}
-		d.opts.Say(fmt.Sprintf("No usable FUSE here (%v): the same through the tree itself, without a mount.", err))
+		d.opts.Say(fmt.Sprintf("No usable FUSE here (%s): the same through the tree itself, without a mount.", strings.TrimSpace(err.Error())))
 		return nil
 	}
 	d.useMount = true
