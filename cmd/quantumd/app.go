@@ -31,7 +31,6 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	stopSignals    func() // a second signal after it ends the program at once
-	readOnly       bool   // the command only looks
 }
 
 func (a *app) getenv(name string) string {
@@ -242,6 +241,16 @@ func (a *app) print(v any, text func()) error {
 	return e.Encode(v)
 }
 
+// questionError says that a question could not be put to anybody.
+type questionError struct{ question string }
+
+func (e *questionError) Error() string {
+	return e.question + " Nobody can be asked here, and nothing was done"
+}
+
+// Hint names the remedy.
+func (e *questionError) Hint() string { return "look at what --dry-run shows, then give --yes" }
+
 // confirm asks on a terminal; elsewhere --yes is the only yes. With a word,
 // that word has to be typed.
 func (a *app) confirm(question, word string) error {
@@ -249,7 +258,7 @@ func (a *app) confirm(question, word string) error {
 		return nil
 	}
 	if !a.terminal(a.stdin) {
-		return &usageError{errors.New(question + ": nobody can be asked here; give --yes")}
+		return &questionError{question}
 	}
 	want, prompt := "y", " [y/N] "
 	if word != "" {

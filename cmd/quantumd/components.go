@@ -51,6 +51,10 @@ type hookCmd struct {
 // Run hands an event to the daemon, as the program quantumd-hook does.
 func (c *hookCmd) Run(ctx context.Context, a *app) error {
 	args := a.hookFlags(c.Args)
+	if len(args) == 1 && (args[0] == "--help" || args[0] == "-h") {
+		a.printf("usage: quantumd hook [--dir DIR] EVENT INSTANCE [ARGUMENT...]\n\nWhat a zdb calls for each event; hands it to the daemon and ends with its answer.")
+		return nil
+	}
 	socket, err := a.hookSocket()
 	if err != nil {
 		return err

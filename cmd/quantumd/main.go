@@ -110,7 +110,7 @@ func (e *codeError) Unwrap() error { return e.err }
 
 // fail prints an error with its hints and gives the exit code.
 func (a *app) fail(err error) int {
-	if text := err.Error(); text != "" {
+	if text := strings.TrimSpace(err.Error()); text != "" {
 		for _, line := range strings.Split(text, "\n") {
 			fmt.Fprintf(a.stderr, "quantumd: error: %s\n", line)
 		}
@@ -182,11 +182,12 @@ var remedies = []struct {
 func exitCode(err error) int {
 	var code *codeError
 	var usage *usageError
+	var question *questionError
 	var remote *client.Error
 	switch {
 	case errors.As(err, &code):
 		return code.code
-	case errors.As(err, &usage), len(config.Errors(err)) > 0:
+	case errors.As(err, &usage), errors.As(err, &question), len(config.Errors(err)) > 0:
 		return exitUsage
 	case errors.Is(err, qsfs.ErrFenced), errors.As(err, &remote) && remote.Kind == client.KindFenced:
 		return exitFenced

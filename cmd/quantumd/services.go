@@ -58,9 +58,7 @@ func (a *app) installedBackends() *local.Provisioner {
 
 // servicesInstalled says whether setup was run here.
 func (a *app) servicesInstalled(ctx context.Context) bool {
-	reader := *a
-	reader.readOnly = true
-	_, status, err := reader.installedServices(ctx)
+	_, status, err := a.installedServices(ctx)
 	return err == nil && len(status) > 0
 }
 
@@ -264,7 +262,6 @@ func (servicesCmd) Run(ctx context.Context, a *app) error {
 	if err := a.noServicesBelowDir(); err != nil {
 		return err
 	}
-	a.readOnly = true
 	_, status, err := a.installedServices(ctx)
 	if err != nil {
 		return err
@@ -295,7 +292,6 @@ func (c *logsCmd) Run(ctx context.Context, a *app) error {
 	if err := a.noServicesBelowDir(); err != nil {
 		return err
 	}
-	a.readOnly = true
 	m, status, err := a.installedServices(ctx)
 	if err != nil {
 		return err

@@ -32,9 +32,7 @@ func (a *app) manager() (services.ServiceManager, error) {
 		self = installed // the supervisor outlives this copy
 	}
 	dir := filepath.Join(root, "/var/lib/quantumd/services")
-	if undo := missingFolders(dir); a.globals.DryRun || a.readOnly {
-		defer undo() // child.New makes them, and nothing is to be changed
-	}
+	defer missingFolders(dir)() // child.New makes them; what needs them makes them again
 	m, err := child.New(child.Options{Dir: dir, Supervisor: []string{self, "supervise"}, Logger: a.logger()})
 	if err != nil {
 		return nil, &qsfs.PathError{Path: dir, Err: err}
