@@ -152,6 +152,9 @@ func Open(_ context.Context, cfg *config.Config, opts ...Option) (*System, error
 	for _, f := range opts {
 		f(&o)
 	}
+	if err := embeddedOnly(cfg); err != nil {
+		return nil, err
+	}
 	if o.logger == nil {
 		o.logger = slog.New(slog.DiscardHandler)
 	}
@@ -174,6 +177,17 @@ func Open(_ context.Context, cfg *config.Config, opts ...Option) (*System, error
 		s.opts.provisioner = static.New(list, o.logger)
 	}
 	return s, nil
+}
+
+// embeddedOnly refuses what this version cannot run.
+func embeddedOnly(cfg *config.Config) error {
+	for name, kind := range map[string]config.EngineKind{"zdb": cfg.Engine.Zdb, "zstor": cfg.Engine.Zstor, "zdbfs": cfg.Engine.Zdbfs} {
+		if kind != config.Embedded {
+			return &config.Error{File: cfg.File(), Key: "engine." + name, Msg: "this version runs the embedded engine only",
+				Remedy: "write `engine: embedded`, or leave the key out"}
+		}
+	}
+	return nil
 }
 
 // Config gives the configuration in use.

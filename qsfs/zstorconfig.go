@@ -1,0 +1,39 @@
+package qsfs
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/threefoldtech/quantumd/engine/zstor"
+	"github.com/threefoldtech/quantumd/engine/zstor/seal"
+)
+
+// WriteZstorConfig writes what the real zstor needs to read these objects, at
+// path, mode 0600: it holds the key and the passwords. With it `zstor -c FILE
+// retrieve` works beside this system, on the plain paths below the zdb root.
+// The eviction keys are left out: the real zstor drops files that changed after
+// their upload.
+func (s *System) WriteZstorConfig(ctx context.Context, path string) error {
+	backends, err := s.opts.provisioner.List(ctx)
+	if err != nil {
+		return err
+	}
+	c, err := s.zstorConfig(backends)
+	if err != nil {
+		return err
+	}
+	text, err := zstor.MarshalTOML(zstor.FileConfig{Config: c, MetaKey: seal.Key{}})
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return &PathError{Path: path, Err: err}
+	}
+	if err := renameio.WriteFile(path, text, 0o600); err != nil {
+		return &PathError{Path: path, Err: err}
+	}
+	return nil
+}
