@@ -11,10 +11,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/internal/boottime"
+	"github.com/threefoldtech/quantumd/internal/durable"
 )
 
 // At most one frontend writes. Each takes an epoch: a claim, a sealed record
@@ -118,7 +117,7 @@ func (id *identity) save(path string) error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(path, text, 0o600)
+	return durable.WriteFile(path, text, 0o600)
 }
 
 func newUUID() string {

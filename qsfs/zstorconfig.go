@@ -5,10 +5,9 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/engine/zstor/seal"
+	"github.com/threefoldtech/quantumd/internal/durable"
 )
 
 // WriteZstorConfig writes what the real zstor needs to read these objects, at
@@ -32,7 +31,7 @@ func (s *System) WriteZstorConfig(ctx context.Context, path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return &PathError{Path: path, Err: err}
 	}
-	if err := renameio.WriteFile(path, text, 0o600); err != nil {
+	if err := durable.WriteFile(path, text, 0o600); err != nil {
 		return &PathError{Path: path, Err: err}
 	}
 	return nil
