@@ -290,9 +290,9 @@ func (n *Namespace) tick(syncNow bool) {
 	}
 	now := s.disk.now()
 	n.mu.RLock()
-	due := n.writeSeq != n.saved.seq &&
-		(len(n.index.patches) > patchLimit || now-n.saved.at > checkpointEvery) ||
-		len(n.index.dirty) != n.saved.dirty && now-n.saved.at > checkpointEvery
+	old := s.o.SyncEvery > 0 && now-n.saved.at > checkpointEvery
+	due := len(n.index.patches) > patchLimit || // bounds memory
+		old && (n.writeSeq != n.saved.seq || len(n.index.dirty) != n.saved.dirty)
 	rotate := s.o.Rotate > 0 && n.appended && now-n.switched > s.o.Rotate
 	dead := n.broken != nil || n.deleted
 	data, index := n.data, n.index.cache
@@ -300,7 +300,7 @@ func (n *Namespace) tick(syncNow bool) {
 	if dead {
 		return
 	}
-	if due && s.o.SyncEvery > 0 {
+	if due {
 		n.report("checkpoint", n.Checkpoint(ctx))
 	}
 	if rotate {

@@ -802,3 +802,107 @@ func TestMaxConnectionsAndLargeRequests(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "-Payload too big\r\n", line)
 }
+
+// TestDirtySurvives: which index files differ from their last copy is known
+// after a restart and after a crash.
+func TestDirtySurvives(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t)
+	o.Mode = Sequential
+	s := openTest(t, o)
+	n, _ := s.Namespace(DefaultNamespace)
+	ctx := t.Context()
+	for range 3 {
+		_, err := n.Set(ctx, nil, []byte("x"))
+		require.NoError(t, err)
+		_, err = n.Jump(ctx)
+		require.NoError(t, err)
+	}
+	_, err := n.Set(ctx, segment.SeqKey(1), []byte("y"))
+	require.NoError(t, err)
+	require.NoError(t, n.Checkpoint(ctx))
+	require.NoError(t, n.Delete(ctx, segment.SeqKey(0)))
+	require.Equal(t, []uint32{0, 1}, n.DirtyIndexes())
+	killed := openTest(t, copyOptions(t, o))
+	k, _ := killed.Namespace(DefaultNamespace)
+	require.Equal(t, []uint32{0, 1}, k.DirtyIndexes())
+	n.ResetDirty([]uint32{0})
+	require.NoError(t, s.Close())
+	s = openTest(t, o)
+	n, _ = s.Namespace(DefaultNamespace)
+	require.Equal(t, []uint32{1}, n.DirtyIndexes())
+}
+
+// TestLostCheckpoint: with the checkpoint gone bad after a kill, the index is
+// made anew from the data.
+func TestLostCheckpoint(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []Mode{User, Sequential} {
+		o, _, states := fill(t, mode)
+		c := copyOptions(t, o)
+		require.NoError(t, os.WriteFile(filepath.Join(c.IndexDir, DefaultNamespace, CheckpointName), []byte("garbage"), 0o600))
+		requireState(t, c, states[len(states)-1], mode.String())
+	}
+}
+
+// TestConcurrent: readers, writers, switches and checkpoints together.
+func TestConcurrent(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t)
+	s := openTest(t, o)
+	n := createTest(t, s, "ns", Sequential)
+	ctx := t.Context()
+	const writers, each = 4, 150
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	var background sync.WaitGroup
+	background.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			var err error
+			switch i % 3 {
+			case 0:
+				err = n.Checkpoint(ctx)
+			case 1:
+				_, err = n.Jump(ctx)
+			default:
+				_, _, err = n.Scan(ctx, nil)
+				if err == io.EOF {
+					err = nil
+				}
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for w := range writers {
+		wg.Go(func() {
+			for i := range each {
+				value := bytes.Repeat(fmt.Appendf(nil, "%d.%d ", w, i), 500)
+				id, err := n.Set(ctx, nil, value)
+				if err == nil {
+					_, err = n.Set(ctx, id, append(value, '!'))
+				}
+				if err == nil && i%10 == 0 {
+					err = n.Sync(ctx)
+				}
+				v, gerr := n.Get(ctx, id)
+				if err != nil || gerr != nil || !bytes.Equal(v, append(value, '!')) {
+					t.Errorf("%v %v: wrong payload", err, gerr)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	close(stop)
+	background.Wait()
+	require.EqualValues(t, writers*each, n.Info().Entries)
+	require.Len(t, scanKeys(t, n), writers*each)
+}
