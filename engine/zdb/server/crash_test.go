@@ -517,6 +517,8 @@ func fill(t *testing.T, mode Mode) (Options, []int64, []state) {
 	do(a, "changed again", false)
 	do(c, "x", false)
 	require.NoError(t, n.Sync(t.Context()))
+	// This also brings the index file beyond the checkpoint.
+	require.NoError(t, n.CopyIndex(t.Context(), 0, filepath.Join(dir, "copy")))
 	return o, ends, states
 }
 
@@ -547,6 +549,10 @@ func TestCutAtEveryByte(t *testing.T) {
 					}
 				}
 				requireState(t, c, states[whole], fmt.Sprintf("cut at %d", cut))
+				// The index had more than what is left of the log.
+				before := readIndex(t, c)
+				require.NoError(t, Reindex(t.Context(), c.IndexDir, c.DataDir, DefaultNamespace, mode))
+				require.Equal(t, before, readIndex(t, c), "cut at %d", cut)
 			}
 		})
 	}
@@ -665,6 +671,9 @@ func TestHalfWrittenEntry(t *testing.T) {
 	full = true
 	require.ErrorIs(t, set("b", "does not fit"), backend.ErrFull)
 	require.ErrorIs(t, set("a", "does not fit"), backend.ErrFull)
+	fi, err := os.Stat(n.DataPath(0))
+	require.NoError(t, err)
+	require.Equal(t, n.dataOff, fi.Size())
 	full = false
 	require.NoError(t, set("c", "three"))
 	want := state{values: map[string]string{"a": "one", "c": "three"}}
@@ -684,4 +693,33 @@ func TestHalfWrittenEntry(t *testing.T) {
 	}
 	_, err = w.Next()
 	require.ErrorIs(t, err, io.EOF)
+}
+
+// TestFailedFirstWrite: a pair that was made for a write that failed does not
+// stay behind: a real zdb could not work on it.
+func TestFailedFirstWrite(t *testing.T) {
+	t.Parallel()
+	o := Options{DataDir: filepath.Join(t.TempDir(), "data"), IndexDir: filepath.Join(t.TempDir(), "index"), SyncEvery: -1}
+	d := systemDisk()
+	full := false
+	d.write = func(f *os.File, a, b []byte, off int64) error {
+		if full {
+			return syscall.ENOSPC
+		}
+		return writeParts(f, a, b, off)
+	}
+	s, err := open(t.Context(), o, d)
+	require.NoError(t, err)
+	n, _ := s.Namespace(DefaultNamespace)
+	_, err = n.Set(t.Context(), []byte("a"), []byte("one"))
+	require.NoError(t, err)
+	_, err = n.Jump(t.Context())
+	require.NoError(t, err)
+	full = true
+	_, err = n.Set(t.Context(), []byte("b"), []byte("two"))
+	require.ErrorIs(t, err, backend.ErrFull)
+	require.NoError(t, s.Close())
+	require.NoFileExists(t, n.DataPath(1))
+	require.NoFileExists(t, n.IndexPath(1))
+	requireState(t, o, state{values: map[string]string{"a": "one"}}, "closed")
 }
