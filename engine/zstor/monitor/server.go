@@ -12,8 +12,8 @@ import (
 )
 
 // Handler does what clients ask for. It is called by several goroutines. The
-// context ends when the server stops; a client that goes away is not noticed,
-// because it may close its sending half at once.
+// context is the server's and ends when that stops, not with the answer. A client
+// that goes away is not noticed, because it may close its sending half at once.
 type Handler interface {
 	Store(ctx context.Context, r Store) error
 	Retrieve(ctx context.Context, r Retrieve) error
@@ -90,8 +90,6 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 func (s *Server) serve(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })() // wakes a read at stop
 	_ = conn.SetReadDeadline(time.Now().Add(s.opts.ReadTimeout))
 	body, err := ReadFrame(conn)
