@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/threefoldtech/quantumd/backend"
@@ -149,17 +150,19 @@ func (p *Provisioner) Provision(ctx context.Context, specs []backend.Spec) ([]ba
 	return results, ctx.Err()
 }
 
-// Start starts every backend below the folder that does not run.
-func (p *Provisioner) Start(ctx context.Context) error {
-	return p.each(ctx, p.ensure)
+// Start starts the backends with these ids that do not run; without ids every
+// one below the folder.
+func (p *Provisioner) Start(ctx context.Context, ids ...string) error {
+	return p.each(ctx, ids, p.ensure)
 }
 
-// Stop ends every backend below the folder, and keeps what it holds.
-func (p *Provisioner) Stop(ctx context.Context) error {
-	return p.each(ctx, p.stop)
+// Stop ends the backends with these ids, and keeps what they hold; without ids
+// every one below the folder.
+func (p *Provisioner) Stop(ctx context.Context, ids ...string) error {
+	return p.each(ctx, ids, p.stop)
 }
 
-func (p *Provisioner) each(ctx context.Context, do func(context.Context, Instance) error) error {
+func (p *Provisioner) each(ctx context.Context, ids []string, do func(context.Context, Instance) error) error {
 	if !p.exists() {
 		return nil
 	}
@@ -171,6 +174,9 @@ func (p *Provisioner) each(ctx context.Context, do func(context.Context, Instanc
 	instances, err := loadAll(p.dir)
 	errs := []error{err}
 	for _, i := range instances {
+		if len(ids) > 0 && !slices.Contains(ids, i.ID) {
+			continue
+		}
 		if err := ctx.Err(); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
