@@ -192,7 +192,7 @@ func (a *app) logger() *slog.Logger {
 	if a.globals.LogJSON {
 		return slog.New(slog.NewJSONHandler(a.stderr, &slog.HandlerOptions{Level: level}))
 	}
-	return slog.New(tint.NewHandler(a.stderr, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: !a.terminal(a.stderr)}))
+	return slog.New(tint.NewTextHandler(a.stderr, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: !a.terminal(a.stderr)}))
 }
 
 func (a *app) terminal(stream any) bool {

@@ -68,10 +68,7 @@ func NewDisk(t testing.TB) *Disk {
 	var st syscall.Stat_t
 	require.NoError(t, syscall.Stat(under, &st))
 	root := &fs.LoopbackRoot{Path: under, Dev: st.Dev}
-	root.NewNode = func(r *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
-		return &diskNode{LoopbackNode: fs.LoopbackNode{RootData: r}, disk: d}
-	}
-	node := root.NewNode(root, nil, "", nil)
+	node := &diskNode{LoopbackNode: fs.LoopbackNode{RootData: root}, disk: d}
 	root.RootNode = node
 	srv, err := fs.Mount(over, node, &fs.Options{MountOptions: fuse.MountOptions{DirectMount: os.Geteuid() == 0, FsName: "recorder"}})
 	require.NoError(t, err)
@@ -222,9 +219,15 @@ type diskNode struct {
 }
 
 var (
-	_ fs.NodeFsyncer   = (*diskNode)(nil)
-	_ fs.NodeSetattrer = (*diskNode)(nil)
+	_ fs.NodeFsyncer     = (*diskNode)(nil)
+	_ fs.NodeSetattrer   = (*diskNode)(nil)
+	_ fs.NodeWrapChilder = (*diskNode)(nil)
 )
+
+// WrapChild has every inode of the loopback recorded.
+func (n *diskNode) WrapChild(_ context.Context, ops fs.InodeEmbedder) fs.InodeEmbedder {
+	return &diskNode{LoopbackNode: fs.LoopbackNode{RootData: ops.(*fs.LoopbackNode).RootData}, disk: n.disk}
+}
 
 func (n *diskNode) rel() string { return n.Path(n.Root()) }
 
