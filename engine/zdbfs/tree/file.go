@@ -164,8 +164,13 @@ func (t *Tree) WriteAt(ctx context.Context, ino uint64, p []byte, off int64) (in
 	if err := n.takeWriteErr(); err != nil {
 		return 0, err
 	}
-	if err := t.prepareExtend(ctx, n, off+int64(len(p))); err != nil {
-		return 0, err
+	n.st.Lock()
+	anew := off <= n.size/blockSize*blockSize // the last block is written anew in any case
+	n.st.Unlock()
+	if !anew {
+		if err := t.prepareExtend(ctx, n, off+int64(len(p))); err != nil {
+			return 0, err
+		}
 	}
 	done := 0
 	for _, part := range pieces(p, off) {

@@ -440,7 +440,7 @@ func small(o *tree.Options) { o.MemoryLimit = 1 } // the least there is
 
 func TestRandomOperations(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(6) {
+	for seed := range uint64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, seed, func(o *tree.Options) {
@@ -469,7 +469,7 @@ func TestRandomOperations(t *testing.T) {
 // again, keeping any prefix of what was not synced.
 func TestRandomCrashes(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(8) {
+	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, seed+100, func(o *tree.Options) {
@@ -480,7 +480,7 @@ func TestRandomCrashes(t *testing.T) {
 					o.Interval = time.Millisecond
 				}
 			})
-			for range 25 {
+			for range 15 {
 				w.crash()
 			}
 		})
