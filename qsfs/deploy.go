@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/threefoldtech/quantumd/backend"
@@ -82,11 +83,17 @@ func (e *DeployError) Unwrap() error { return e.Err }
 
 // Hint names the remedy.
 func (e *DeployError) Hint() string {
+	const again = "run the same command again: it completes what is missing"
 	var inner interface{ Hint() string }
-	if errors.As(e.Err, &inner) {
-		return inner.Hint() + "; then run the same command again: it completes what is missing"
+	switch {
+	case errors.Is(e.Err, syscall.ENOSPC): // what did not start for that says less
+		return "free some space on that disk; then " + again
+	case errors.Is(e.Err, backend.ErrAccess):
+		return "correct the password of that backend in the configuration, then " + again
+	case errors.As(e.Err, &inner) && inner.Hint() != "":
+		return inner.Hint() + "; then " + again
 	}
-	return "correct what is wrong and run the same command again: it completes what is missing"
+	return "correct what is wrong and " + again
 }
 
 // generation is the record of the set of backends at …/qsfs/generation.

@@ -104,10 +104,16 @@ func (a *app) hookSocket() (string, error) {
 	return hooks.FindSocket(a.getenv, program)
 }
 
+// secretVariables are those of the environment that hold a secret.
+var secretVariables = []string{"MNEMONIC", "PASSWORD", "QUANTUMD_MNEMONIC", "QUANTUMD_PASSWORD", "QUANTUMD_ENCRYPTION_KEY", "QUANTUMD_BACKENDS"}
+
 // runSupervise is the process behind a service where no service manager runs.
 func runSupervise(ctx context.Context, a *app, args []string) int {
 	if len(args) != 2 {
 		return a.fail(&usageError{errors.New("supervise: want a folder and a service")})
+	}
+	for _, name := range secretVariables {
+		_ = os.Unsetenv(name) // a service gets its secrets as credentials, also after a reboot
 	}
 	if err := child.Supervise(ctx, args[0], args[1], a.logger()); err != nil {
 		return a.fail(err)
@@ -272,7 +278,27 @@ func serveZdb(a *app, o zdbOptions) (int, error) {
 	for range left {
 		<-served
 	}
-	return code, errors.Join(serveErr, s.Close())
+	return code, errors.Join(serveErr, s.Close(), endHooks(so.Hooks))
+}
+
+// hookGrace is how long the end waits for hook programs that zdb itself does
+// not wait for. They run on behind it.
+const hookGrace = 10 * time.Second
+
+// endHooks sees that the last events have been handed over.
+func endHooks(h hooks.HookHandler) error {
+	x, ok := h.(*hooks.Exec)
+	if !ok {
+		return nil
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- x.Close() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(hookGrace):
+		return nil
+	}
 }
 
 func zdbServerOptions(a *app, o zdbOptions) (server.Options, error) {

@@ -405,6 +405,9 @@ func (c *destroyCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	if len(list) == 0 {
+		return fmt.Errorf("there are no local backends below %s", layout.Backends)
+	}
 	ids := make([]string, len(list))
 	for i, b := range list {
 		ids[i] = b.ID

@@ -196,13 +196,21 @@ func picture(ts *testscript.TestScript, dirs []string) string {
 	return b.String()
 }
 
-// occupy ID FILE listens on the port of a local backend, described by FILE.
+// occupy FILE listens on the port of a local backend, described by FILE,
+// once it is free: threads of a killed process may outlive its first one.
 func occupy(ts *testscript.TestScript, neg bool, args []string) {
 	var d struct{ Address string }
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &d))
-	l, err := net.Listen("tcp", d.Address)
-	ts.Check(err)
-	ts.Defer(func() { _ = l.Close() })
+	for end := time.Now().Add(10 * time.Second); ; <-time.After(5 * time.Millisecond) {
+		l, err := net.Listen("tcp", d.Address)
+		if err == nil {
+			ts.Defer(func() { _ = l.Close() })
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%v", err)
+		}
+	}
 }
 
 // killed FILE kills the process whose id is the first word of FILE, and waits
