@@ -1,0 +1,8 @@
+// Package examples holds programs of one page each, run by their tests:
+//
+//   - storefile: the object engine alone: a file onto zdbs and back
+//   - hookhandler: a whole file system in a process, with a handler of events
+//   - provisioner: an own way to get backends, around another
+//
+// outside_test.go uses the project from another module.
+package examples
