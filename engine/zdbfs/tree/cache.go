@@ -50,17 +50,6 @@ const blockOverhead = 256
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, blockSize); return &b }}
 
-// find returns the block, pinned, or nil.
-func (c *cache) find(ino uint64, idx int64) *block {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	b := c.files[ino][idx]
-	if b != nil {
-		c.pinLocked(b)
-	}
-	return b
-}
-
 // acquire returns the block, pinned. When it was made, the caller must fill it
 // and close ready.
 func (c *cache) acquire(ino uint64, idx int64) (b *block, made bool) {

@@ -280,7 +280,6 @@ type bucketChange struct {
 type snapshot struct {
 	changes []*change
 	orphans []uint64 // open and without a name
-	frees   []uint32 // of dead inodes
 }
 
 // snapshot copies what changed. The gate is held for writing.
