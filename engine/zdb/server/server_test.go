@@ -598,6 +598,13 @@ func TestGroupCommit(t *testing.T) {
 		_, err := n.Set(t.Context(), fmt.Appendf(nil, "k%d", i), []byte("v"))
 		require.NoError(t, err)
 		go func() { results <- n.Sync(t.Context()) }()
+		if i == 0 { // under way: it does not cover what is written from here on
+			require.Eventually(t, func() bool {
+				n.syncer.mu.Lock()
+				defer n.syncer.mu.Unlock()
+				return n.syncer.running
+			}, 5*time.Second, time.Millisecond)
+		}
 	}
 	require.Eventually(t, func() bool {
 		n.syncer.mu.Lock()
