@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -27,6 +28,7 @@ func TestMain(m *testing.M) {
 	if byName(filepath.Base(os.Args[0])) != nil {
 		main()
 	}
+	_ = flag.Set("test.parallel", "6") // they wait more than they compute; a flag given wins
 	testscript.Main(m, map[string]func(){"quantumd": main})
 }
 

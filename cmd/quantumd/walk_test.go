@@ -60,6 +60,11 @@ func newUser(t *testing.T, dir string) *user {
 	text, err := os.ReadFile(from)
 	require.NoError(t, err)
 	u := &user{t: t, program: filepath.Join(dir, "machine", "quantumd"), env: append(os.Environ(), surroundings()...), said: new(said)}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("what the programs said:\n%s", u.said)
+		}
+	})
 	require.NoError(t, os.Mkdir(filepath.Dir(u.program), 0o755))
 	require.NoError(t, os.WriteFile(u.program, text, 0o755))
 	return u
