@@ -20,7 +20,10 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
 
+	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zdbfs/mount"
+	"github.com/threefoldtech/quantumd/engine/zstor"
+	"github.com/threefoldtech/quantumd/qsfs/config"
 )
 
 // TestMain lets the test's own binary be the program, under each of its names.
@@ -57,7 +60,7 @@ func TestScripts(t *testing.T) {
 			return false, fmt.Errorf("no condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "schema": schema, "snap": snap, "unchanged": unchanged, "occupy": occupy, "killed": killed, "until": until,
+			"exits": exits, "schema": schema, "snap": snap, "unchanged": unchanged, "occupy": occupy, "killed": killed, "until": until, "zstorconfig": zstorconfig,
 		},
 	})
 }
@@ -253,3 +256,26 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func sum(text []byte) [32]byte { return sha256.Sum256(text) }
+
+// zstorconfig FILE OUT writes zstor's config for the backends that a
+// configuration lists.
+func zstorconfig(ts *testscript.TestScript, neg bool, args []string) {
+	cfg, err := config.Load(ts.MkAbs(args[0]))
+	ts.Check(err)
+	list, err := cfg.BackendList()
+	ts.Check(err)
+	key, err := cfg.Key()
+	ts.Check(err)
+	c := zstor.FileConfig{Config: zstor.Config{MinimalShards: cfg.MinShards, ExpectedShards: cfg.ExpectedShards, Prefix: cfg.Prefix()}}
+	copy(c.Key[:], key)
+	for _, b := range list {
+		if b.Role == backend.Meta {
+			c.Meta = append(c.Meta, b)
+		} else {
+			c.Data = append(c.Data, b)
+		}
+	}
+	text, err := zstor.MarshalTOML(c)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), text, 0o600))
+}

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
+
+	"github.com/threefoldtech/quantumd/engine/zdb"
+	zstorcli "github.com/threefoldtech/quantumd/engine/zstor/cli"
 )
 
 // runZstor is the embedded zstor.
-func runZstor(_ context.Context, a *app, _ []string) int {
-	return a.fail(&usageError{errors.New("zstor: not there yet")})
+func runZstor(ctx context.Context, a *app, args []string) int {
+	return zstorcli.Run(ctx, args, a.stdout, a.stderr, zdb.NewDialer(zdb.Options{Logger: a.logger()}))
 }
