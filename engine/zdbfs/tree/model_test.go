@@ -480,7 +480,7 @@ func TestRandomCrashes(t *testing.T) {
 					o.Interval = time.Millisecond
 				}
 			})
-			for range 15 {
+			for range 10 {
 				w.crash()
 			}
 		})
