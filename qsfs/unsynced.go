@@ -82,3 +82,34 @@ func Unsynced(ctx context.Context, l Layout) (*UnsyncedError, error) {
 	}
 	return e, nil
 }
+
+// SetAside moves what a frontend keeps here out of the way, once its backends
+// are gone for good: with it, a new system in these folders would be taken for
+// one that somebody else has taken over. Nothing is deleted. It gives the new
+// path; empty when there was no frontend.
+func SetAside(l Layout) (string, error) {
+	if _, err := os.Lstat(l.identity()); errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	} else if err != nil {
+		return "", &PathError{Path: l.identity(), Err: err}
+	}
+	to := l.Root + ".destroyed"
+	for n := 2; ; n++ {
+		if _, err := os.Lstat(to); errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		to = fmt.Sprintf("%s.destroyed-%d", l.Root, n)
+	}
+	// The identity goes with the folder, in one step; the database is only a
+	// record of what was done, and an old one is no use to a new system.
+	if err := os.Rename(l.Root, to); err != nil {
+		return "", &PathError{Path: l.Root, Err: err}
+	}
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		err := os.Rename(l.Database+suffix, filepath.Join(to, filepath.Base(l.Database)+suffix))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return to, &PathError{Path: l.Database, Err: err}
+		}
+	}
+	return to, nil
+}

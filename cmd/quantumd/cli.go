@@ -29,6 +29,7 @@ type cli struct {
 	Demo    demoCmd    `cmd:"" help:"Show the main job on this machine, with faults and checks."`
 	Deploy  deployCmd  `cmd:"" help:"Make the backends, or complete them."`
 	Setup   setupCmd   `cmd:"" help:"Install the program and its service on this machine."`
+	Upgrade upgradeCmd `cmd:"" help:"Install this program over an older one, and restart what runs that."`
 	Init    initCmd    `cmd:"" help:"deploy and setup in one."`
 	Status  statusCmd  `cmd:"" help:"Is it up, is my data safe, what is being done about it?"`
 	Sync    syncCmd    `cmd:"" help:"Return when all that was written is on the backends."`

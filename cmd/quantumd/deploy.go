@@ -422,6 +422,13 @@ func (c *destroyCmd) Run(ctx context.Context, a *app) error {
 	if err := p.Retire(ctx, ids...); err != nil {
 		return err
 	}
+	aside, err := qsfs.SetAside(layout)
+	if err != nil {
+		return fmt.Errorf("the backends are destroyed; what the frontend has is in the way of a new system: %w", err)
+	}
+	if aside != "" {
+		a.notef("what the frontend had is kept in %s; remove it when it is not needed", aside)
+	}
 	return a.done("%d backends destroyed", len(list))
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/threefoldtech/quantumd/qsfs"
@@ -241,13 +242,18 @@ type restoreCmd struct {
 
 // Help shows examples.
 func (restoreCmd) Help() string {
-	return `On a new machine, with the configuration of the lost one:
+	return `On a new machine, with the configuration of the lost one: on system paths, where it ends
+installed and mounted, or below a folder.
+  quantumd restore -c config.yaml
   quantumd restore -c config.yaml --dir /srv/q`
 }
 
 func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 	cfg, err := a.loadConfig(true)
 	if err != nil {
+		return err
+	}
+	if err := c.mayInstall(ctx, a, cfg); err != nil {
 		return err
 	}
 	p, err := a.provisioner(cfg)
@@ -272,6 +278,11 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	if !a.globals.DryRun && a.globals.Dir == "" {
+		if err := c.install(ctx, a); err != nil {
+			return fmt.Errorf("the tree is here, and its service is not: %w", err)
+		}
+	}
 	return a.print(report, func() {
 		a.printf("checkpoint %d of %s: %d index files (%s) are here, %d data files (%s) come as they are read",
 			report.Checkpoint, report.Created, report.IndexFiles, size(report.IndexBytes), report.DataFiles, size(report.DataBytes))
@@ -281,7 +292,38 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 		case a.globals.Dir != "":
 			a.printf("next: quantumd up -c %s --dir %s --mount MOUNTPOINT", a.configPath(), a.globals.Dir)
 		default:
-			a.printf("next: quantumd setup")
+			a.printf("mounted on %s; see quantumd status", cfg.QSFSMountpoint)
 		}
 	})
+}
+
+// mayInstall finds out before anything is taken over whether the restored
+// system could be installed.
+func (c *restoreCmd) mayInstall(ctx context.Context, a *app, cfg *config.Config) error {
+	if a.globals.Dir != "" {
+		return nil
+	}
+	if err := a.mustNotRun(ctx, a.layout(cfg)); err != nil {
+		return err
+	}
+	return (&deployCmd{}).mayInstall(a, cfg)
+}
+
+// install makes a restored system on system paths this machine's own: its
+// configuration, its service, its mount.
+func (c *restoreCmd) install(ctx context.Context, a *app) error {
+	if !sameFile(a.configPath(), a.target()) {
+		raw, err := config.Load(a.configPath(), a.configOptions(true)...)
+		if err != nil {
+			return err
+		}
+		if err := writeConfig(a.target(), raw); err != nil {
+			return err
+		}
+	}
+	installed := *a
+	installed.globals.Config = ""
+	installed.environ = append(slices.Clone(a.environ), "QUANTUMD_CONFIG=")
+	_, _, err := installed.setup(ctx)
+	return err
 }

@@ -68,42 +68,7 @@ local backend), starts them, and returns when the file system is mounted. A seco
 }
 
 func (setupCmd) Run(ctx context.Context, a *app) error {
-	if a.globals.Dir != "" {
-		return &usageError{errors.New("setup installs on system paths; a system below --dir runs with `quantumd up`")}
-	}
-	cfg, err := a.loadConfig(false)
-	if errors.Is(err, config.ErrNoConfig) {
-		return &codeError{code: exitUsage, err: fmt.Errorf("setup comes after deploy: %w", err)}
-	}
-	if err != nil {
-		return err
-	}
-	m, err := a.manager()
-	if err != nil {
-		return err
-	}
-	p, err := a.provisioner(cfg)
-	if err != nil {
-		return err
-	}
-	sys, err := qsfs.Open(ctx, cfg, qsfs.WithLayout(a.layout(cfg)), qsfs.WithProvisioner(p), qsfs.WithLogger(a.logger()))
-	if err != nil {
-		return err
-	}
-	o, err := a.setupOptions(cfg, m)
-	if err != nil {
-		return err
-	}
-	if lp, ok := p.(*local.Provisioner); ok {
-		o.Before = func(program string) ([]services.Service, error) { return lp.Services(program, "zdb") }
-		o.Release = func(ctx context.Context, names []string) error {
-			for i, n := range names {
-				names[i] = strings.TrimPrefix(n, local.ServicePrefix)
-			}
-			return a.stopStarted(ctx, lp, names)
-		}
-	}
-	report, err := sys.Setup(ctx, o)
+	report, cfg, err := a.setup(ctx)
 	if err != nil {
 		return err
 	}
@@ -115,11 +80,71 @@ func (setupCmd) Run(ctx context.Context, a *app) error {
 			a.printf("nothing was changed")
 			return
 		}
-		for name := range o.Secrets {
-			a.printf("%s, which came by the environment, is kept in a file of mode 0600 below %s", name, sys.Layout().State)
-		}
 		a.printf("mounted on %s; see quantumd status", cfg.QSFSMountpoint)
 	})
+}
+
+type upgradeCmd struct{}
+
+// Help says what it does.
+func (upgradeCmd) Help() string {
+	return "Puts this program in the place of the installed one, and restarts what runs the older one."
+}
+
+func (upgradeCmd) Run(ctx context.Context, a *app) error {
+	if err := a.noServicesBelowDir(); err != nil {
+		return err
+	}
+	if !a.servicesInstalled(ctx) {
+		return errNotInstalled
+	}
+	return setupCmd{}.Run(ctx, a)
+}
+
+// setup installs the system and returns when it is mounted.
+func (a *app) setup(ctx context.Context) (*qsfs.SetupReport, *config.Config, error) {
+	if a.globals.Dir != "" {
+		return nil, nil, &usageError{errors.New("setup installs on system paths; a system below --dir runs with `quantumd up`")}
+	}
+	cfg, err := a.loadConfig(false)
+	if errors.Is(err, config.ErrNoConfig) {
+		return nil, nil, &codeError{code: exitUsage, err: fmt.Errorf("setup comes after deploy: %w", err)}
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := a.manager()
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := a.provisioner(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	sys, err := qsfs.Open(ctx, cfg, qsfs.WithLayout(a.layout(cfg)), qsfs.WithProvisioner(p), qsfs.WithLogger(a.logger()))
+	if err != nil {
+		return nil, nil, err
+	}
+	o, err := a.setupOptions(cfg, m)
+	if err != nil {
+		return nil, nil, err
+	}
+	if lp, ok := p.(*local.Provisioner); ok {
+		o.Before = func(program string) ([]services.Service, error) { return lp.Services(program, "zdb") }
+		o.Release = func(ctx context.Context, names []string) error {
+			for i, n := range names {
+				names[i] = strings.TrimPrefix(n, local.ServicePrefix)
+			}
+			return a.stopStarted(ctx, lp, names)
+		}
+	}
+	report, err := sys.Setup(ctx, o)
+	if err == nil && !a.globals.DryRun {
+		for name := range o.Secrets {
+			a.notef("%s, which came by the environment, is kept in a file of mode 0600 below %s", name, sys.Layout().State)
+		}
+	}
+	return report, cfg, err
 }
 
 func (a *app) setupOptions(cfg *config.Config, m services.ServiceManager) (qsfs.SetupOptions, error) {

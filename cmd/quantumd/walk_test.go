@@ -213,6 +213,7 @@ func TestReadmeWalk(t *testing.T) {
 	u.stopAndStart(mnt)
 	u.killEverything(dir, mnt)
 	u.takeLateBackend(root)
+	u.upgrade(mnt)
 
 	// The end: nothing runs, nothing is mounted; data and configuration stay.
 	require.Contains(t, u.run(2, "uninstall"), "give --yes")
@@ -226,6 +227,64 @@ func TestReadmeWalk(t *testing.T) {
 	require.Contains(t, u.run(0, "destroy", "--local", "--yes"), "7 backends destroyed")
 	require.Empty(t, processes(dir))
 	u.run(1, "destroy", "--local", "--yes")
+
+	// The next system in the same place is a new one; the old files are kept.
+	require.FileExists(t, filepath.Join(root, "opt/zdb.destroyed/quantumd.json"))
+	require.Contains(t, u.run(0, "init", "--local"), "mounted on "+mnt)
+	require.Equal(t, "ok", u.status().State)
+	require.NoFileExists(t, filepath.Join(mnt, "before"))
+	require.Contains(t, u.run(1, "init", "--local", "--destroy", "--yes"), "in use by another quantumd")
+	u.run(0, "stop")
+	require.Contains(t, u.run(1, "init", "--local", "--destroy", "--yes"), "run `quantumd uninstall` first")
+	u.run(0, "uninstall", "--yes")
+	require.Contains(t, u.run(0, "init", "--local", "-d", "--yes"), "mounted on "+mnt)
+	u.run(0, "uninstall", "--yes")
+	require.Empty(t, processes(dir))
+}
+
+// upgrade puts another program in place; what ran the old one runs the new one.
+func (u *user) upgrade(mnt string) {
+	u.t.Helper()
+	daemon := u.services()["quantumd"].PID
+	u.run(0, "upgrade")
+	require.Equal(u.t, daemon, u.services()["quantumd"].PID, "it is the same program")
+	f, err := os.OpenFile(u.program, os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(u.t, err)
+	_, err = f.WriteString("a newer one")
+	require.NoError(u.t, errors.Join(err, f.Close()))
+	before := u.servicePIDs()
+	u.run(0, "upgrade")
+	require.NotEqual(u.t, daemon, u.services()["quantumd"].PID)
+	require.NotEqual(u.t, before[0], u.servicePIDs()[0])
+	require.Equal(u.t, "hello", read(u.t, filepath.Join(mnt, "before")))
+}
+
+// TestRestoreInstalls brings a file system to the system paths of a new
+// machine, where it ends installed and mounted.
+func TestRestoreInstalls(t *testing.T) {
+	t.Parallel()
+	needsRootAndFUSE(t)
+	dir := folder(t)
+	u := newUser(t, dir)
+	b, conf := filepath.Join(dir, "b"), filepath.Join(dir, "b/config.yaml")
+	u.run(0, "deploy", "--local", "--dir", b)
+	stop := u.begin("up", "-c", conf, "--dir", filepath.Join(dir, "f"), "--mount", filepath.Join(dir, "m"))
+	u.run(0, "wait", "mount", "--dir", filepath.Join(dir, "f"))
+	write(t, filepath.Join(dir, "m/file"), "brought here")
+	require.Zero(t, stop(os.Interrupt))
+
+	root := filepath.Join(dir, "root")
+	u.args = []string{"--root", root}
+	u.run(0, "restore", "-c", conf, "--dry-run", "--json")
+	require.NoDirExists(t, root)
+	mnt := filepath.Join(root, "mnt/qsfs")
+	require.Contains(t, u.run(0, "restore", "-c", conf), "mounted on "+mnt)
+	require.Equal(t, "brought here", read(t, filepath.Join(mnt, "file")))
+	require.Equal(t, services.Active, u.services()["quantumd"].State)
+	require.Contains(t, u.run(1, "restore", "-c", conf), "in use by another quantumd")
+	u.run(0, "restart") // with the installed configuration alone
+	require.Equal(t, "brought here", read(t, filepath.Join(mnt, "file")))
+	u.run(0, "uninstall", "--yes")
 }
 
 // backendPIDs reads the pid files of the local backends.
