@@ -129,6 +129,29 @@ func (s *System) Deploy(ctx context.Context, p *Plan) ([]backend.Backend, error)
 	return out, s.firstGeneration(ctx, out)
 }
 
+// CheckKey asks the metadata backends whether what is there was sealed with the
+// key of this configuration; [ErrWrongKey] when it was not. Backends that do not
+// answer are no error: nothing can be said then.
+func (s *System) CheckKey(ctx context.Context) error {
+	engine, err := s.openEngine(ctx)
+	if err != nil {
+		return err
+	}
+	defer engine.Close() //nolint:errcheck // nothing is under way
+	e := s.newEpochs(engine)
+	a, err := e.keep.get(ctx, s.generationKey())
+	if err == nil && a.broken > 0 && len(a.values) == 0 {
+		return errForeign()
+	}
+	return nil
+}
+
+func errForeign() error {
+	return fmt.Errorf("the metadata backends hold another system's records: %w", ErrWrongKey)
+}
+
+func (s *System) generationKey() string { return fmt.Sprintf("/%s/qsfs/generation", s.cfg.Prefix()) }
+
 func (s *System) firstGeneration(ctx context.Context, list []backend.Backend) error {
 	engine, err := s.openEngine(ctx)
 	if err != nil {
@@ -136,14 +159,14 @@ func (s *System) firstGeneration(ctx context.Context, list []backend.Backend) er
 	}
 	defer engine.Close() //nolint:errcheck // nothing is under way
 	e := s.newEpochs(engine)
-	key := fmt.Sprintf("/%s/qsfs/generation", s.cfg.Prefix())
+	key := s.generationKey()
 	a, err := e.keep.get(ctx, key)
 	if err != nil {
 		return err
 	}
 	switch {
 	case a.broken > 0:
-		return fmt.Errorf("the metadata backends hold another system's records: %w", ErrWrongKey)
+		return errForeign()
 	case len(a.values) >= quorum:
 		return nil
 	}

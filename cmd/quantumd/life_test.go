@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -83,10 +82,9 @@ type used struct{ git, sqlite bool }
 // missing are left out, and named.
 func usePrograms(t *testing.T, m string) used {
 	t.Helper()
-	source := filepath.Join(runtime.GOROOT(), "src", "encoding")
-	if _, err := os.Stat(source); err != nil {
-		source = "."
-	}
+	root, err := exec.CommandContext(t.Context(), "go", "env", "GOROOT").Output()
+	require.NoError(t, err)
+	source := filepath.Join(strings.TrimSpace(string(root)), "src", "encoding")
 	var u used
 	parts := []struct {
 		name string
@@ -96,7 +94,9 @@ func usePrograms(t *testing.T, m string) used {
 			shell(t, m, "cp -a '"+source+"' copied && diff -r '"+source+"' copied")
 			shell(t, m, "ln copied/json/decode.go hard 2>/dev/null || ln $(find copied -type f | head -1) hard; ln -s hard soft; chmod 640 hard; touch -d 2001-02-03T04:05:06Z hard")
 		}},
-		{"tar", func() { shell(t, m, "mkdir untarred && tar -C copied -cf t.tar . && tar -C untarred -xf t.tar && diff -r copied untarred") }},
+		{"tar", func() {
+			shell(t, m, "mkdir untarred && tar -C copied -cf t.tar . && tar -C untarred -xf t.tar && diff -r copied untarred")
+		}},
 		{"git", func() {
 			u.git = true
 			origin := t.TempDir()

@@ -60,7 +60,7 @@ func TestScripts(t *testing.T) {
 			return false, fmt.Errorf("no condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "schema": schema, "snap": snap, "unchanged": unchanged, "occupy": occupy, "killed": killed, "until": until, "zstorconfig": zstorconfig,
+			"exits": exits, "schema": schema, "snap": snap, "unchanged": unchanged, "occupy": occupy, "address": address, "killed": killed, "until": until, "zstorconfig": zstorconfig,
 		},
 	})
 }
@@ -204,10 +204,8 @@ func picture(ts *testscript.TestScript, dirs []string) string {
 // occupy FILE listens on the port of a local backend, described by FILE,
 // once it is free: threads of a killed process may outlive its first one.
 func occupy(ts *testscript.TestScript, neg bool, args []string) {
-	var d struct{ Address string }
-	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &d))
 	for end := time.Now().Add(10 * time.Second); ; <-time.After(5 * time.Millisecond) {
-		l, err := net.Listen("tcp", d.Address)
+		l, err := net.Listen("tcp", addressIn(ts, args[0]))
 		if err == nil {
 			ts.Defer(func() { _ = l.Close() })
 			return
@@ -216,6 +214,17 @@ func occupy(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("%v", err)
 		}
 	}
+}
+
+// address NAME FILE sets a variable to the address of a local backend.
+func address(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Setenv(args[0], addressIn(ts, args[1]))
+}
+
+func addressIn(ts *testscript.TestScript, file string) string {
+	var d struct{ Address string }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(file)), &d))
+	return d.Address
 }
 
 // killed FILE kills the process whose id is the first word of FILE, and waits

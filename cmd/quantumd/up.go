@@ -152,6 +152,9 @@ func (r *runner) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := checkKey(ctx, sys); err != nil {
+		return err
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- sys.Run(ctx) }()
 	select {
@@ -161,7 +164,7 @@ func (r *runner) run(ctx context.Context) error {
 	}
 	closeMetrics, err := r.serveMetrics(sys, registry)
 	if err != nil {
-		a.notef("metrics are not served: %v", err)
+		a.notef("metrics are not served: %v (name another address with --set 'metrics={listen: \"127.0.0.1:0\"}', or metrics in the configuration)", err)
 	}
 	r.greet(sys)
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // no service manager: nobody to tell
@@ -171,6 +174,16 @@ func (r *runner) run(ctx context.Context) error {
 		a.stopSignals() // the next signal ends the program at once
 	}()
 	return errors.Join(<-ended, closeMetrics())
+}
+
+// keyPatience is how long the look at the backends may take: they may be away,
+// which is no reason not to start.
+const keyPatience = 5 * time.Second
+
+func checkKey(ctx context.Context, sys *qsfs.System) error {
+	ctx, cancel := context.WithTimeout(ctx, keyPatience)
+	defer cancel()
+	return sys.CheckKey(ctx)
 }
 
 // greet says where everything is.
