@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -217,4 +218,52 @@ func TestNewTreeCrash(t *testing.T) {
 	for _, s := range states {
 		noDamage(t, s.open(t))
 	}
+}
+
+// TestCrashWithLongJournal: what is too long for one record is whole as well.
+func TestCrashWithLongJournal(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	d := newDisk()
+	tr := d.open(t)
+	ino := create(t, tr, tree.Root, "first", []byte("x"))
+	long := strings.Repeat("n", 240)
+	for i := range 300 { // so that there are buckets to change
+		_, err := tr.Link(ctx, ino, tree.Root, fmt.Sprintf("%s!%d", long, 1000+i*37%8000))
+		require.NoError(t, err)
+	}
+	require.NoError(t, tr.Sync(ctx))
+	const more = 8000
+	for i := range more {
+		_, err := tr.Link(ctx, ino, tree.Root, fmt.Sprintf("!%s%d", long, 1000+i)) // the same buckets
+		require.NoError(t, err)
+	}
+	var states []*disk
+	calls, largest := 0, 0
+	d.meta.SetFail(func(_ context.Context, op treetest.Op) error {
+		largest = max(largest, op.Size)
+		if calls++; calls%5 == 0 {
+			m, dd := treetest.CrashBoth(d.meta, d.data, func(n int) int { return n })
+			states = append(states, &disk{m, dd})
+		}
+		return nil
+	})
+	require.NoError(t, tr.Sync(ctx))
+	require.Greater(t, largest, 1<<20, "the journal did not need a record beside its own")
+	require.Greater(t, len(states), 5)
+	d.meta.SetFail(nil)
+	require.NoError(t, tr.Sync(ctx))
+	noFindings(t, tr)
+	seen := map[uint32]int{}
+	for _, s := range states {
+		tr := s.open(t)
+		noDamage(t, tr)
+		a, err := tr.Getattr(ctx, ino)
+		require.NoError(t, err)
+		seen[a.Nlink]++
+		require.NoError(t, tr.Close(ctx))
+	}
+	require.Len(t, seen, 2, "%v", seen)
+	require.Positive(t, seen[301])
+	require.Positive(t, seen[301+more])
 }
