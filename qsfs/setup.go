@@ -253,10 +253,51 @@ func (s *System) startServices(ctx context.Context, o SetupOptions, list []servi
 	if err := o.Manager.Start(ctx, names...); err != nil {
 		return err
 	}
-	if err := o.Manager.WaitReady(ctx, names...); err != nil {
+	if err := WaitServices(ctx, o.Manager, names...); err != nil {
 		return err
 	}
 	return s.awaitServing(ctx)
+}
+
+// hopeless is how many times a service may end unexpectedly while its start is
+// waited for: managers start it again for ever, and the one who waits wants to
+// know.
+const hopeless = 2
+
+// WaitServices returns when all services are active; a [*services.FailedError]
+// when one has failed, or ends again and again.
+func WaitServices(ctx context.Context, m services.ServiceManager, names ...string) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	before := map[string]int{} // restarts of an earlier life
+	for {
+		list, err := m.Status(ctx, names...)
+		if err != nil {
+			return err
+		}
+		ready := true
+		for _, st := range list {
+			first, known := before[st.Name]
+			if !known || st.Restarts < first {
+				before[st.Name], first = st.Restarts, st.Restarts
+			}
+			if st.State == services.Missing {
+				return fmt.Errorf("%w: %s", services.ErrNotFound, st.Name)
+			}
+			if st.State == services.Failed || st.State != services.Active && st.Restarts-first >= hopeless {
+				return &services.FailedError{Status: st}
+			}
+			ready = ready && st.State == services.Active
+		}
+		if ready {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
 }
 
 // awaitServing returns when the daemon answers on its control socket.

@@ -84,7 +84,7 @@ func (a *app) startBackendServices(ctx context.Context, p *local.Provisioner) er
 	if err := m.Start(ctx, names...); err != nil {
 		return err
 	}
-	return m.WaitReady(ctx, names...)
+	return qsfs.WaitServices(ctx, m, names...)
 }
 
 // chosen turns the services that were asked for, by their name or their
@@ -151,7 +151,7 @@ func (c *startCmd) Run(ctx context.Context, a *app) error {
 	if err := m.Start(ctx, names...); err != nil {
 		return err
 	}
-	if err := m.WaitReady(ctx, names...); err != nil {
+	if err := qsfs.WaitServices(ctx, m, names...); err != nil {
 		return err
 	}
 	return a.done("started: %s", strings.Join(names, ", "))
@@ -249,7 +249,7 @@ func (c *restartCmd) Run(ctx context.Context, a *app) error {
 	if err := m.Restart(ctx, names...); err != nil {
 		return err
 	}
-	if err := m.WaitReady(ctx, names...); err != nil {
+	if err := qsfs.WaitServices(ctx, m, names...); err != nil {
 		return err
 	}
 	return a.done("restarted: %s", strings.Join(names, ", "))

@@ -37,7 +37,11 @@ With backends that run already:
 
 func (c *upCmd) Run(ctx context.Context, a *app) error {
 	if a.globals.Dir == "" && os.Geteuid() != 0 && a.globals.Root == "" {
-		a.globals.Dir = filepath.Join(a.stateHome(), "quantumd")
+		home := a.stateHome()
+		if !filepath.IsAbs(home) {
+			return &usageError{errors.New("there is no home folder to keep a system in: name a folder with --dir")}
+		}
+		a.globals.Dir = filepath.Join(home, "quantumd")
 	}
 	if err := a.mustNotRun(ctx, a.layout(config.Default())); err != nil {
 		return err

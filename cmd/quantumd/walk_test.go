@@ -214,6 +214,7 @@ func TestReadmeWalk(t *testing.T) {
 	u.killEverything(dir, mnt)
 	u.takeLateBackend(root)
 	u.upgrade(mnt)
+	u.breakConfig(root, mnt)
 
 	// The end: nothing runs, nothing is mounted; data and configuration stay.
 	require.Contains(t, u.run(2, "uninstall"), "give --yes")
@@ -256,6 +257,23 @@ func (u *user) upgrade(mnt string) {
 	u.run(0, "upgrade")
 	require.NotEqual(u.t, daemon, u.services()["quantumd"].PID)
 	require.NotEqual(u.t, before[0], u.servicePIDs()[0])
+	require.Equal(u.t, "hello", read(u.t, filepath.Join(mnt, "before")))
+}
+
+// breakConfig has the service fail at each start: who waits for it is told, and
+// finds the reason in its log.
+func (u *user) breakConfig(root, mnt string) {
+	u.t.Helper()
+	path := filepath.Join(root, "etc/quantumd.yaml")
+	good := read(u.t, path)
+	write(u.t, path, good+"upload_workers: none\n")
+	out := u.run(1, "restart")
+	require.Contains(u.t, out, "service quantumd is starting, exit code 2")
+	require.Contains(u.t, out, "hint: `quantumd logs quantumd` shows what it printed")
+	require.Contains(u.t, u.run(0, "logs", "-n", "20"), `upload_workers: "none" is not a whole number`)
+	require.Contains(u.t, u.run(2, "setup"), "upload_workers")
+	write(u.t, path, good)
+	u.run(0, "restart")
 	require.Equal(u.t, "hello", read(u.t, filepath.Join(mnt, "before")))
 }
 
