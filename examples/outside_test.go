@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	_ "github.com/threefoldtech/quantumd/qsfs" // a change there has the test run again
 )
 
 // outsider is a program of another module that keeps files in a System.

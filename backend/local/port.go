@@ -57,16 +57,22 @@ func (p *Provisioner) choosePort() (uint16, error) {
 		taken[i.Address.Port()] = true
 	}
 	end := ephemeralPorts()
-	for range 1000 {
-		var port uint16 // zero: the kernel chooses
-		if end > firstPort+1000 {
-			port = uint16(firstPort + rand.IntN(end-firstPort))
+	return freePort(taken, func() uint16 {
+		if end <= firstPort+1000 {
+			return 0 // the kernel chooses
 		}
-		l, err := net.Listen("tcp", netip.AddrPortFrom(loopback, port).String())
+		return uint16(firstPort + rand.IntN(end-firstPort))
+	})
+}
+
+// freePort tries candidates until one can be listened at and is not taken.
+func freePort(taken map[uint16]bool, candidate func() uint16) (uint16, error) {
+	for range 1000 {
+		l, err := net.Listen("tcp", netip.AddrPortFrom(loopback, candidate()).String())
 		if err != nil {
 			continue
 		}
-		port = l.Addr().(*net.TCPAddr).AddrPort().Port()
+		port := l.Addr().(*net.TCPAddr).AddrPort().Port()
 		if err := l.Close(); err != nil {
 			return 0, err
 		}
