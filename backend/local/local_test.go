@@ -324,3 +324,42 @@ func TestEndsAtOnce(t *testing.T) {
 	require.NoError(t, err)
 	require.ErrorIs(t, results[0].Err, os.ErrNotExist)
 }
+
+// cancelAt cancels when a message is logged.
+type cancelAt struct {
+	slog.Handler
+	message string
+	cancel  context.CancelFunc
+}
+
+func (c cancelAt) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == c.message {
+		c.cancel()
+	}
+	return nil
+}
+
+func (c cancelAt) Enabled(context.Context, slog.Level) bool { return true }
+func (c cancelAt) WithAttrs([]slog.Attr) slog.Handler       { return c }
+
+// A Provision that ends half way tells of each Spec that it is not done, and
+// the next one goes on from there.
+func TestCancelledHalfWay(t *testing.T) {
+	t.Parallel()
+	for name, launcher := range kinds {
+		ctx, cancel := context.WithCancel(t.Context())
+		logger := slog.New(cancelAt{slog.DiscardHandler, "backend started", cancel})
+		p := open(t, t.TempDir(), launcher(), WithLogger(logger))
+		results, err := p.Provision(ctx, specs())
+		require.ErrorIs(t, err, context.Canceled, name)
+		require.Len(t, results, 3)
+		for i, r := range results {
+			require.Equal(t, specs()[i], r.Spec)
+			require.ErrorIs(t, r.Err, context.Canceled, name)
+		}
+		begun, err := p.List(t.Context())
+		require.NoError(t, err)
+		require.Len(t, begun, 1)
+		assert.Equal(t, begun[0], provision(t, p, specs()...)[0], "what was begun is completed, at its address")
+	}
+}
