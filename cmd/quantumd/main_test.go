@@ -68,7 +68,8 @@ func TestScripts(t *testing.T) {
 // surroundings are the environment of every run here: no metrics port, small
 // sets of backends, and nothing of the machine's own.
 func surroundings() []string {
-	return []string{`QUANTUMD_METRICS={listen: "off"}`, "QUANTUMD_MIN_SHARDS=1", "QUANTUMD_EXPECTED_SHARDS=2", "QUANTUMD_CONFIG="}
+	return []string{"GORACE=atexit_sleep_ms=0", // else each program sleeps a second before it ends
+		`QUANTUMD_METRICS={listen: "off"}`, "QUANTUMD_MIN_SHARDS=1", "QUANTUMD_EXPECTED_SHARDS=2", "QUANTUMD_CONFIG="}
 }
 
 // folder is a temporary folder with a short path, for sockets, which others

@@ -63,6 +63,9 @@ func newUser(t *testing.T, dir string) *user {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("what the programs said:\n%s", u.said)
+			if log, err := os.ReadFile(filepath.Join(dir, "root/var/lib/quantumd/services/quantumd/log")); err == nil {
+				t.Logf("what the service said:\n%s", log)
+			}
 		}
 	})
 	require.NoError(t, os.Mkdir(filepath.Dir(u.program), 0o755))
