@@ -3,7 +3,9 @@ package qsfs
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/threefoldtech/quantumd/backend"
@@ -18,7 +20,11 @@ type records struct {
 	touch func() error // asked before each change
 }
 
-var _ tree.Records = records{}
+var (
+	_ tree.Records   = records{}
+	_ tree.Existence = records{}
+	_ tree.Lister    = records{}
+)
 
 func (r records) Get(ctx context.Context, id uint64) ([]byte, error) {
 	return r.ns.Get(ctx, key(id))
@@ -51,6 +57,34 @@ func (r records) Delete(ctx context.Context, id uint64) error {
 		return err
 	}
 	return r.ns.Delete(ctx, key(id))
+}
+
+// Exists and EachID let a check of the tree find missing blocks, and records
+// that nothing leads to.
+func (r records) Exists(ctx context.Context, id uint64) (bool, error) {
+	_, err := r.ns.Stat(ctx, key(id))
+	if errors.Is(err, backend.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (r records) EachID(ctx context.Context, fn func(id uint64) error) error {
+	for cursor := []byte(nil); ; {
+		entries, next, err := r.ns.Scan(ctx, cursor)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := fn(binary.LittleEndian.Uint64(e.Key)); err != nil {
+				return err
+			}
+		}
+		cursor = next
+	}
 }
 
 func (r records) Sync(ctx context.Context) error { return r.ns.Sync(ctx) }

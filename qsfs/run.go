@@ -39,7 +39,6 @@ func (s *System) Run(ctx context.Context) (err error) {
 		if s.state != client.StateFenced {
 			s.state = "stopped"
 		}
-		s.err = err
 		s.mu.Unlock()
 	}()
 	if err := s.start(ctx, &stops); err != nil {
@@ -252,7 +251,7 @@ func (s *System) startMount(ctx context.Context, stops *stopStack) error {
 	if err != nil {
 		return err
 	}
-	s.mounted = m
+	s.setMounted(m)
 	stops.push(func() error { return s.unmount(ctx) })
 	return nil
 }
@@ -260,12 +259,26 @@ func (s *System) startMount(ctx context.Context, stops *stopStack) error {
 func (s *System) unmount(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	if s.mounted == nil {
+	m := s.setMounted(nil)
+	if m == nil {
 		return nil
 	}
-	err := s.mounted.Unmount(ctx)
-	s.mounted = nil
-	return err
+	return m.Unmount(ctx)
+}
+
+// setMounted gives what was mounted before.
+func (s *System) setMounted(m *mount.Mounted) *mount.Mounted {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.mounted
+	s.mounted = m
+	return old
+}
+
+func (s *System) isMounted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mounted != nil
 }
 
 // unmounted is closed when the mount is gone without our doing; without a

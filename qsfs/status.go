@@ -22,7 +22,7 @@ func (s *System) Status(ctx context.Context) (*client.Status, error) {
 	if err := s.serving(); err != nil {
 		return st, nil // nothing more is known yet
 	}
-	st.Mount.Mounted = s.mounted != nil
+	st.Mount.Mounted = s.isMounted()
 	if s.opts.noMount {
 		st.Mount.Path = ""
 	}

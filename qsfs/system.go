@@ -60,16 +60,15 @@ type System struct {
 	server   *server.Server
 	spaces   []*space // metadata first
 	tree     *tree.Tree
-	mounted  *mount.Mounted
 	fence    *fence
 	epochs   *epochs
 	check    *checkpointer
 	health   *healthWatch
 	fetching fetcher
 
-	mu    sync.Mutex
-	state string
-	err   error
+	mu      sync.Mutex
+	mounted *mount.Mounted
+	state   string
 }
 
 type options struct {
@@ -272,12 +271,12 @@ func (e *MissingBackendsError) Hint() string {
 // openEngine opens the object engine over the backends that there are.
 func (s *System) openEngine(ctx context.Context) (*zstor.Engine, error) {
 	backends, err := s.opts.provisioner.List(ctx)
-	if err != nil {
-		return nil, err
+	c, configErr := s.zstorConfig(backends)
+	if configErr != nil {
+		return nil, errors.Join(err, configErr)
 	}
-	c, err := s.zstorConfig(backends)
 	if err != nil {
-		return nil, err
+		s.log.Warn("some backends are not known", "err", err)
 	}
 	temp := s.layout.State
 	if err := os.MkdirAll(temp, 0o700); err != nil {
