@@ -68,7 +68,7 @@ func Unsynced(ctx context.Context, l Layout) (*UnsyncedError, error) {
 			path := fmt.Sprintf("data/%s/%s", name, f.Name())
 			if db != nil {
 				row, err := db.File(ctx, path)
-				if err == nil && row.Length == st.Size() && row.State != store.FilePending &&
+				if err == nil && row.Length == st.Size() && (row.State == store.FileStored || row.State == store.FileDegraded) &&
 					row.Checkpoint != 0 && row.Checkpoint <= committed { // stored, and named by a head: without that a restore does not find it
 					continue
 				}

@@ -104,16 +104,10 @@ func (a *app) hookSocket() (string, error) {
 	return hooks.FindSocket(a.getenv, program)
 }
 
-// secretVariables are those of the environment that hold a secret.
-var secretVariables = []string{"MNEMONIC", "PASSWORD", "QUANTUMD_MNEMONIC", "QUANTUMD_PASSWORD", "QUANTUMD_ENCRYPTION_KEY", "QUANTUMD_BACKENDS"}
-
 // runSupervise is the process behind a service where no service manager runs.
 func runSupervise(ctx context.Context, a *app, args []string) int {
 	if len(args) != 2 {
 		return a.fail(&usageError{errors.New("supervise: want a folder and a service")})
-	}
-	for _, name := range secretVariables {
-		_ = os.Unsetenv(name) // a service gets its secrets as credentials, also after a reboot
 	}
 	if err := child.Supervise(ctx, args[0], args[1], a.logger()); err != nil {
 		return a.fail(err)

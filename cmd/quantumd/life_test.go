@@ -204,6 +204,9 @@ func TestSecretsStaySecret(t *testing.T) {
 	u.run(0, "config", "show", "--json")
 	u.run(0, "setup", "--dry-run", "--json")
 	require.Contains(t, u.run(0, "setup"), "which came by the environment, is kept in a file of mode 0600 below")
+	secrets := u.secrets(root, mnemonic, password)
+	require.Greater(t, len(secrets), 10)
+	u.noSecretInArguments(dir, secrets)
 	u.env = plain // as after a reboot
 	u.run(0, "restart", "--all")
 	mnt := filepath.Join(root, "mnt/qsfs")
@@ -213,8 +216,6 @@ func TestSecretsStaySecret(t *testing.T) {
 	}
 	u.run(2, "config", "check", "--set", "retry_interval=5")
 	u.run(2, "deploy") // no mnemonic here any more
-	secrets := u.secrets(root, mnemonic, password)
-	require.Greater(t, len(secrets), 10)
 	u.noSecretInArguments(dir, secrets)
 	u.run(0, "stop", "--all")
 	u.noSecretInFiles(root, secrets)

@@ -202,19 +202,11 @@ func picture(ts *testscript.TestScript, dirs []string) string {
 	return b.String()
 }
 
-// occupy FILE listens on the port of a local backend, described by FILE,
-// once it is free: threads of a killed process may outlive its first one.
+// occupy FILE listens on the port of a local backend, described by FILE.
 func occupy(ts *testscript.TestScript, neg bool, args []string) {
-	for end := time.Now().Add(10 * time.Second); ; <-time.After(5 * time.Millisecond) {
-		l, err := net.Listen("tcp", addressIn(ts, args[0]))
-		if err == nil {
-			ts.Defer(func() { _ = l.Close() })
-			return
-		}
-		if time.Now().After(end) {
-			ts.Fatalf("%v", err)
-		}
-	}
+	l, err := net.Listen("tcp", addressIn(ts, args[0]))
+	ts.Check(err)
+	ts.Defer(func() { _ = l.Close() })
 }
 
 // address NAME FILE sets a variable to the address of a local backend.
@@ -243,13 +235,17 @@ func killed(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// alive is false once nothing of a process is left but its exit code: threads
+// of a killed process, and with them its locks and ports, may outlive its first
+// one for a moment.
 func alive(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return false
 	}
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	return f[0] != "Z"
+	return err == nil && (f[0] != "Z" || len(threads) > 1)
 }
 
 // until COMMAND ARG… runs a command again and again until it ends with 0.

@@ -17,6 +17,10 @@ import (
 	"github.com/threefoldtech/quantumd/services/systemd"
 )
 
+// secretVariables are those of the environment that hold a secret. What this
+// command needs of them it has read already.
+var secretVariables = []string{"MNEMONIC", "PASSWORD", "QUANTUMD_MNEMONIC", "QUANTUMD_PASSWORD", "QUANTUMD_ENCRYPTION_KEY", "QUANTUMD_BACKENDS"}
+
 // manager gives the service manager of this machine: systemd, or supervision
 // of our own where none runs.
 func (a *app) manager() (services.ServiceManager, error) {
@@ -32,6 +36,9 @@ func (a *app) manager() (services.ServiceManager, error) {
 		self = installed // the supervisor outlives this copy
 	}
 	dir := filepath.Join(root, "/var/lib/quantumd/services")
+	for _, name := range secretVariables {
+		_ = os.Unsetenv(name) // supervisors inherit what is here; services get secrets as credentials
+	}
 	defer missingFolders(dir)() // child.New makes them; what needs them makes them again
 	m, err := child.New(child.Options{Dir: dir, Supervisor: []string{self, "supervise"}, Logger: a.logger()})
 	if err != nil {
