@@ -30,7 +30,6 @@ type app struct {
 	environ        []string
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	stopSignals    func() // a second signal after it ends the program at once
 }
 
 func (a *app) getenv(name string) string {

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -45,10 +46,13 @@ func main() {
 
 // run is the whole program with its surroundings as parameters.
 func run(args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	a := &app{environ: environ, stdin: stdin, stdout: stdout, stderr: stderr, stopSignals: stop}
+	a := &app{environ: environ, stdin: stdin, stdout: stdout, stderr: stderr}
 	args = append(byName(filepath.Base(args[0])), args[1:]...)
+	if len(args) > 0 && args[0] == "zdb" { // its exit code tells which signal ended it
+		return runZdb(context.Background(), a, args[1:])
+	}
+	ctx, stop := untilSignal(context.Background())
+	defer stop()
 	if len(args) > 0 && components[args[0]] != nil {
 		return components[args[0]](ctx, a, args[1:]) // they have the real ones' arguments
 	}
@@ -72,6 +76,44 @@ func run(args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int 
 		return a.fail(err)
 	}
 	return exitDone
+}
+
+// doubled is how long after a signal the same one is taken for it: programs like
+// timeout(1) send it to the process and to its group.
+const doubled = 500 * time.Millisecond
+
+// untilSignal gives a context that ends with the first SIGINT or SIGTERM. A
+// second one, some time later, ends the program at once.
+func untilSignal(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		var first time.Time
+		for {
+			select {
+			case <-done:
+				return
+			case s := <-signals:
+				switch {
+				case first.IsZero():
+					first = time.Now()
+					cancel()
+				case time.Since(first) > doubled:
+					signal.Reset(s)
+					_ = syscall.Kill(os.Getpid(), s.(syscall.Signal)) // the default action: nothing goes on behind it
+				}
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		<-ended
+		cancel()
+	}
 }
 
 // byName lets the program be called by a component's name.

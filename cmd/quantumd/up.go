@@ -175,7 +175,6 @@ func (r *runner) run(ctx context.Context) error {
 	go func() {
 		<-ctx.Done()
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
-		a.stopSignals() // the next signal ends the program at once
 	}()
 	return errors.Join(<-ended, closeMetrics())
 }
