@@ -129,23 +129,6 @@ func (s *System) Deploy(ctx context.Context, p *Plan) ([]backend.Backend, error)
 	return out, s.firstGeneration(ctx, out)
 }
 
-// CheckKey asks the metadata backends whether what is there was sealed with the
-// key of this configuration; [ErrWrongKey] when it was not. Backends that do not
-// answer are no error: nothing can be said then.
-func (s *System) CheckKey(ctx context.Context) error {
-	engine, err := s.openEngine(ctx)
-	if err != nil {
-		return err
-	}
-	defer engine.Close() //nolint:errcheck // nothing is under way
-	e := s.newEpochs(engine)
-	a, err := e.keep.get(ctx, s.generationKey())
-	if err == nil && a.broken > 0 && len(a.values) == 0 {
-		return errForeign()
-	}
-	return nil
-}
-
 func errForeign() error {
 	return fmt.Errorf("the metadata backends hold another system's records: %w", ErrWrongKey)
 }

@@ -48,7 +48,7 @@ func TestRestoreFencesTheOldFrontend(t *testing.T) {
 
 	f.Write(t, "new", []byte("from the second"))
 	f.MustSync(t)
-	require.NoError(t, old.Stop())
+	require.ErrorIs(t, old.Stop(), qsfs.ErrFenced)
 	assert.Equal(t, []byte("from the second"), f.Read(t, "new"))
 }
 

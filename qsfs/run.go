@@ -23,7 +23,7 @@ import (
 
 // Run brings the system up and keeps it up until ctx ends; then it unmounts,
 // brings what was written to the backends (see [WithDrainTime]), and ends
-// clean. [System.Ready] is closed in between. It runs once.
+// clean; with [ErrFenced] where another frontend has taken over. [System.Ready] is closed in between. It runs once.
 //
 // What it starts it stops in the opposite order: mount, tree, checkpoints and
 // uploads, zdb, object engine, store. A backend that is away is no reason not
@@ -75,6 +75,7 @@ func (s *System) start(ctx context.Context, stops *stopStack) error {
 		do   func(context.Context, *stopStack) error
 	}{
 		{"folders", s.startFolders},
+		{"mountpoint", s.startMountpoint},
 		{"control", s.startControl},
 		{"store", s.startStore},
 		{"object engine", s.startEngine},
@@ -236,7 +237,9 @@ func (s *System) startWork(ctx context.Context, stops *stopStack) error {
 	return s.registerMetrics(stops)
 }
 
-func (s *System) startMount(ctx context.Context, stops *stopStack) error {
+// startMountpoint sees that the mount will find its place, before anything is
+// taken or begun.
+func (s *System) startMountpoint(context.Context, *stopStack) error {
 	if s.opts.noMount {
 		return nil
 	}
@@ -247,7 +250,14 @@ func (s *System) startMount(ctx context.Context, stops *stopStack) error {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return &PathError{Path: path, Err: err}
 	}
-	m, err := mount.Mount(ctx, s.tree, mount.Options{Path: path, AllowOther: s.opts.allowOther, FSName: "quantumd", Logger: s.log})
+	return mount.CheckMountpoint(path)
+}
+
+func (s *System) startMount(ctx context.Context, stops *stopStack) error {
+	if s.opts.noMount {
+		return nil
+	}
+	m, err := mount.Mount(ctx, s.tree, mount.Options{Path: s.cfg.QSFSMountpoint, AllowOther: s.opts.allowOther, FSName: "quantumd", Logger: s.log})
 	if err != nil {
 		return err
 	}
@@ -298,7 +308,10 @@ func (s *System) unmounted() <-chan struct{} {
 // drain time lasts.
 func (s *System) drain(ctx context.Context) error {
 	err := s.unmount(ctx)
-	if s.opts.drain < 0 || s.fence.isFenced() != nil {
+	if fenced := s.fence.isFenced(); fenced != nil {
+		return errors.Join(err, fenced)
+	}
+	if s.opts.drain < 0 {
 		return err
 	}
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), s.opts.drain, errDrainTime)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/threefoldtech/quantumd/store"
 )
@@ -15,6 +16,9 @@ import (
 // own, or it is the first one ever and takes one.
 func (s *System) startEpoch(ctx context.Context, _ *stopStack) error {
 	s.epochs = s.newEpochs(s.engine)
+	if err := s.refuseForeign(ctx); err != nil {
+		return err
+	}
 	id, err := loadIdentity(s.layout.identity())
 	if errors.Is(err, fs.ErrNotExist) {
 		id, err = s.firstEpoch(ctx)
@@ -26,12 +30,32 @@ func (s *System) startEpoch(ctx context.Context, _ *stopStack) error {
 		id.Lease = defaultLease
 	}
 	s.fence = newFence(s.epochs, *id)
-	// Without an answer uploads pause; what is here can be read and written.
-	if err := s.fence.renew(ctx); err != nil {
+	// Without an answer uploads pause; what is here can be read and written. With
+	// another key nothing here could ever be stored.
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	if err := s.fence.renew(ctx); errors.Is(err, ErrWrongKey) {
+		return err
+	} else if err != nil {
 		s.log.Warn("uploads pause", "err", err)
 	}
 	return nil
 }
+
+// refuseForeign asks whether the backends hold what was sealed with another
+// key. Without an answer nothing can be said.
+func (s *System) refuseForeign(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	a, err := s.epochs.keep.get(ctx, s.generationKey())
+	if err == nil && a.broken > 0 && len(a.values) == 0 {
+		err = errForeign()
+	}
+	return err
+}
+
+// startPatience is how long a start looks for backends that may be away.
+const startPatience = 5 * time.Second
 
 // firstEpoch takes an epoch for a frontend that is empty and has none.
 func (s *System) firstEpoch(ctx context.Context) (*identity, error) {

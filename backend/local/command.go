@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/threefoldtech/quantumd/internal/proc"
 )
 
 // Command launches each zdb as a detached child process of its own session,
@@ -58,7 +60,7 @@ func (c *command) start(_ context.Context, i Instance) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", c.path, err)
 	}
-	if err := writePID(i.path(pidFile), cmd.Process.Pid); err != nil {
+	if err := WritePID(i.path(pidFile), cmd.Process.Pid); err != nil {
 		_ = cmd.Process.Kill() // the first error tells
 		_ = cmd.Wait()
 		return err
@@ -135,10 +137,12 @@ func zdbArgs(i Instance) []string {
 // A pid file holds the pid and the start time of its process, so that another
 // process that later has the number is not taken for it.
 
-func writePID(path string, pid int) error {
-	started, err := startTime(pid)
-	if err != nil {
-		return err
+// WritePID writes the file; the server's own process does it too (`zdb
+// --pid-file`), so that one that a service manager started is found as well.
+func WritePID(path string, pid int) error {
+	started := proc.Started(pid)
+	if started == "" {
+		return os.ErrProcessDone
 	}
 	return renameio.WriteFile(path, fmt.Appendf(nil, "%d %s\n", pid, started), 0o600)
 }
@@ -154,11 +158,7 @@ func readPID(path string) (int, bool) {
 		return 0, false
 	}
 	pid, err := strconv.Atoi(fields[0])
-	if err != nil || pid <= 1 {
-		return 0, false
-	}
-	started, err := startTime(pid)
-	return pid, err == nil && started == fields[1]
+	return pid, err == nil && proc.Is(pid, fields[1])
 }
 
 func removePID(i Instance) error {

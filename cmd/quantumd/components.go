@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -15,9 +14,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/backend/local"
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
 	"github.com/threefoldtech/quantumd/hooks"
 	"github.com/threefoldtech/quantumd/qsfs"
@@ -357,19 +355,9 @@ func zdbListen(o zdbOptions) ([]net.Listener, error) {
 	return append(out, l), nil
 }
 
-// writeOwnPID writes "<pid> <start time>", as backend/local reads it: the start
-// time (field 22 of /proc/PID/stat) tells this process from a later one that
-// has its number. The file is left at the end.
+// writeOwnPID writes the pid file. It is left at the end.
 func writeOwnPID(path string) error {
-	stat, err := os.ReadFile("/proc/self/stat")
-	if err != nil {
-		return fmt.Errorf("pid file: %w", err)
-	}
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // the name before it may hold anything
-	if len(fields) < 20 {
-		return fmt.Errorf("pid file: %d fields in /proc/self/stat", len(fields))
-	}
-	if err := renameio.WriteFile(path, fmt.Appendf(nil, "%d %s\n", os.Getpid(), fields[19]), 0o600); err != nil {
+	if err := local.WritePID(path, os.Getpid()); err != nil {
 		return &qsfs.PathError{Path: path, Err: err}
 	}
 	return nil

@@ -14,10 +14,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/backend/local"
+	"github.com/threefoldtech/quantumd/internal/durable"
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
@@ -290,7 +289,7 @@ func writeConfig(path string, cfg *config.Config) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return &qsfs.PathError{Path: filepath.Dir(path), Err: err}
 	}
-	if err := renameio.WriteFile(path, text, 0o600); err != nil {
+	if err := durable.WriteFile(path, text, 0o600); err != nil {
 		return &qsfs.PathError{Path: path, Err: err}
 	}
 	return nil

@@ -156,9 +156,6 @@ func (r *runner) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := checkKey(ctx, sys); err != nil {
-		return err
-	}
 	ended := make(chan error, 1)
 	go func() { ended <- sys.Run(ctx) }()
 	select {
@@ -177,16 +174,6 @@ func (r *runner) run(ctx context.Context) error {
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	}()
 	return errors.Join(<-ended, closeMetrics())
-}
-
-// keyPatience is how long the look at the backends may take: they may be away,
-// which is no reason not to start.
-const keyPatience = 5 * time.Second
-
-func checkKey(ctx context.Context, sys *qsfs.System) error {
-	ctx, cancel := context.WithTimeout(ctx, keyPatience)
-	defer cancel()
-	return sys.CheckKey(ctx)
 }
 
 // greet says where everything is.

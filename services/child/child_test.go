@@ -20,6 +20,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/threefoldtech/quantumd/internal/proc"
 	"github.com/threefoldtech/quantumd/services"
 	"github.com/threefoldtech/quantumd/services/servicestest"
 )
@@ -156,7 +157,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	require.Eventually(t, ok, 20*time.Second, 5*time.Millisecond, what)
 }
 
-func alive(pid int) bool { return startOf(pid) != "" }
+func alive(pid int) bool { return proc.Started(pid) != "" }
 
 func TestRestart(t *testing.T) {
 	t.Parallel()
@@ -262,13 +263,13 @@ func TestKillMode(t *testing.T) {
 			require.NoError(t, err)
 			pid, err := strconv.Atoi(string(b))
 			require.NoError(t, err)
-			started := startOf(pid)
+			started := proc.Started(pid)
 			require.NoError(t, m.Stop(t.Context(), "a"))
 			if mode == services.KillProcess {
-				require.True(t, isProcess(pid, started), "the child goes on")
+				require.True(t, proc.Is(pid, started), "the child goes on")
 				require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 			}
-			eventually(t, "the child ends", func() bool { return !isProcess(pid, started) })
+			eventually(t, "the child ends", func() bool { return !proc.Is(pid, started) })
 		})
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/gofrs/flock"
 	"github.com/google/renameio/v2"
 
+	"github.com/threefoldtech/quantumd/internal/proc"
 	"github.com/threefoldtech/quantumd/services"
 )
 
@@ -156,7 +157,7 @@ func (h home) status(name string) (services.Status, error) {
 		st.State, st.PID = services.Starting, 0 // it has just begun
 	case !alive && r.State != services.Inactive && r.State != services.Failed:
 		st.State, st.Detail = services.Failed, "its supervisor ended without stopping it"
-		if !isProcess(r.PID, r.Started) {
+		if !proc.Is(r.PID, r.Started) {
 			st.PID = 0
 		}
 	}
@@ -169,8 +170,8 @@ func (h home) endOrphan(ctx context.Context, s services.Service) error {
 	if err != nil {
 		return err
 	}
-	if isProcess(r.PID, r.Started) {
-		if err := endProcess(ctx, r.PID, s, func() bool { return !isProcess(r.PID, r.Started) }); err != nil {
+	if proc.Is(r.PID, r.Started) {
+		if err := endProcess(ctx, r.PID, s, func() bool { return !proc.Is(r.PID, r.Started) }); err != nil {
 			return err
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/threefoldtech/quantumd/internal/proc"
 	"github.com/threefoldtech/quantumd/services"
 )
 
@@ -114,7 +115,7 @@ func (v *supervisor) once(ctx context.Context) error {
 		return err
 	}
 	defer p.close()
-	v.record.PID, v.record.Started = p.cmd.Process.Pid, startOf(p.cmd.Process.Pid)
+	v.record.PID, v.record.Started = p.cmd.Process.Pid, proc.Started(p.cmd.Process.Pid)
 	v.set(services.Starting, "")
 
 	ready := p.awaitReady(v.service)

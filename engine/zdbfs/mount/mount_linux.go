@@ -44,7 +44,7 @@ func Mount(ctx context.Context, t *tree.Tree, o Options) (*Mounted, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", o.Path, err)
 	}
-	if err := checkMountpoint(path); err != nil {
+	if err := CheckMountpoint(path); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -97,8 +97,9 @@ func serve(fs fuse.RawFileSystem, path string, o Options) (*Mounted, error) {
 	return m, nil
 }
 
-// checkMountpoint accepts an empty folder that nothing is mounted on.
-func checkMountpoint(path string) error {
+// CheckMountpoint accepts an empty folder that no FUSE is mounted on. Its errors
+// are those of Mount.
+func CheckMountpoint(path string) error {
 	st, err := os.Stat(path)
 	switch {
 	case errors.Is(err, syscall.ENOTCONN):

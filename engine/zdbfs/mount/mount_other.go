@@ -38,3 +38,6 @@ func Probe(context.Context) error { return errOS }
 
 // CleanDead always fails here.
 func CleanDead(string) error { return errOS }
+
+// CheckMountpoint fails: there is nothing to mount with.
+func CheckMountpoint(string) error { return errOS }
