@@ -23,10 +23,10 @@ func (p *Provisioner) one(ctx context.Context, s backend.Spec) (backend.Backend,
 		return backend.Backend{}, err
 	}
 	i, err := load(filepath.Join(p.dir, s.ID))
-	changed := false
+	changed, fresh := false, false
 	if errors.Is(err, fs.ErrNotExist) {
 		i, err = p.describe(s)
-		changed = true
+		changed, fresh = true, true
 	}
 	if err == nil {
 		err = i.fits(s)
@@ -45,7 +45,28 @@ func (p *Provisioner) one(ctx context.Context, s backend.Spec) (backend.Backend,
 			return backend.Backend{}, fmt.Errorf("local backend %s: %w", i.ID, err)
 		}
 	}
-	return i.backend(), p.ensure(ctx, i)
+	err = p.ensure(ctx, i)
+	// A port that somebody took since it was chosen: nothing names it yet.
+	for try := 0; fresh && try < portTries && p.portLost(ctx, i, err); try++ {
+		port, chooseErr := p.choosePort()
+		if chooseErr != nil {
+			return i.backend(), errors.Join(err, chooseErr)
+		}
+		i.Address = netip.AddrPortFrom(loopback, port)
+		if err = i.save(); err == nil {
+			err = p.ensure(ctx, i)
+		}
+	}
+	return i.backend(), err
+}
+
+// portTries is how often another port is chosen for a backend that is new.
+const portTries = 5
+
+// portLost says whether a start failed because something else has the port.
+func (p *Provisioner) portLost(ctx context.Context, i Instance, err error) bool {
+	var port *PortError
+	return err != nil && ctx.Err() == nil && (errors.As(err, &port) || portFree(i.Address) != nil && !p.isUp(ctx, i))
 }
 
 // describe chooses what the Spec leaves open.

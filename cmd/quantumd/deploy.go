@@ -10,9 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"syscall"
-	"time"
 
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/backend/local"
@@ -61,6 +58,14 @@ func (a *app) target() string {
 		return filepath.Join(a.dir(), "config.yaml")
 	}
 	return filepath.Join(a.globals.Root, qsfs.SystemConfig)
+}
+
+// zstorConfig is where the real zstor finds its config.
+func (a *app) zstorConfig(cfg *config.Config) string {
+	if a.globals.Dir != "" {
+		return filepath.Join(a.dir(), "zstor.toml")
+	}
+	return cfg.ZstorConfigPath
 }
 
 // local makes or completes backends on this machine, and the configuration
@@ -141,7 +146,10 @@ func (c *deployCmd) provisionLocal(ctx context.Context, a *app, cfg, placed *con
 	for _, b := range list {
 		cfg.Backends = append(cfg.Backends, config.Backend{Role: b.Role, Address: b.Address.String(), Namespace: b.Namespace, Password: b.Password, Group: b.Group})
 	}
-	return writeConfig(a.target(), cfg)
+	if err := writeConfig(a.target(), cfg); err != nil {
+		return err
+	}
+	return sys.WriteZstorConfig(ctx, a.zstorConfig(placed))
 }
 
 // noKeyError says that the key of backends that there are is not there.
@@ -154,50 +162,6 @@ func (e *noKeyError) Error() string {
 // Hint names the remedy.
 func (e *noKeyError) Hint() string {
 	return "put the configuration back from your copy; without the key nothing on them can be read, and `quantumd destroy --local` removes them"
-}
-
-// stopStarted ends those of the local backends that a command started, and
-// leaves those alone that ran before.
-func (a *app) stopStarted(ctx context.Context, p *local.Provisioner, ids []string) error {
-	if p == nil || len(ids) == 0 {
-		return nil
-	}
-	list, err := p.List(ctx)
-	if err != nil {
-		return err
-	}
-	if len(ids) == len(list) {
-		return p.Stop(ctx)
-	}
-	var errs []error
-	for _, b := range list {
-		if slices.Contains(ids, b.ID) {
-			errs = append(errs, stopBackend(ctx, p, b))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// stopBackend ends the process of one local backend.
-func stopBackend(ctx context.Context, p *local.Provisioner, b backend.Backend) error {
-	for asked, tick := false, time.NewTicker(20*time.Millisecond); ; {
-		pid := p.Health(ctx, b).PID
-		if pid == 0 {
-			tick.Stop()
-			return nil
-		}
-		if !asked {
-			if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
-				return fmt.Errorf("stop %s (pid %d): %w", b.ID, pid, err)
-			}
-			asked = true
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("stop %s (pid %d): %w", b.ID, pid, ctx.Err())
-		case <-tick.C:
-		}
-	}
 }
 
 // counted asks for another number of data backends than the shards need.
@@ -244,7 +208,7 @@ func (c *deployCmd) listed(ctx context.Context, a *app) error {
 	if _, err := sys.Deploy(ctx, plan); err != nil {
 		return err
 	}
-	if err := writeConfig(a.target(), raw); err != nil {
+	if err := errors.Join(writeConfig(a.target(), raw), sys.WriteZstorConfig(ctx, a.zstorConfig(cfg))); err != nil {
 		return err
 	}
 	return c.report(ctx, a, cfg, p)

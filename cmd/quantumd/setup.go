@@ -142,7 +142,10 @@ func (a *app) setup(ctx context.Context) (*qsfs.SetupReport, *config.Config, err
 			for i, n := range names {
 				names[i] = strings.TrimPrefix(n, local.ServicePrefix)
 			}
-			return a.stopStarted(ctx, lp, names)
+			if len(names) == 0 {
+				return nil
+			}
+			return lp.Stop(ctx, names...)
 		}
 	}
 	report, err := sys.Setup(ctx, o)

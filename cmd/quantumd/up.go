@@ -81,7 +81,10 @@ func (c *upCmd) prepare(ctx context.Context, a *app) (*config.Config, func() err
 	return cfg, func() error {
 		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		return a.stopStarted(stopping, d.backends, d.started)
+		if len(d.started) == 0 {
+			return nil // all of them ran before
+		}
+		return d.backends.Stop(stopping, d.started...)
 	}, err
 }
 
