@@ -60,12 +60,20 @@ func (a *app) target() string {
 	return filepath.Join(a.globals.Root, qsfs.SystemConfig)
 }
 
-// zstorConfig is where the real zstor finds its config.
-func (a *app) zstorConfig(cfg *config.Config) string {
-	if a.globals.Dir != "" {
-		return filepath.Join(a.dir(), "zstor.toml")
+// writeZstorConfig writes the real zstor's config, which holds the key: not
+// where that came by the environment, for such secrets are not put into files.
+func (a *app) writeZstorConfig(ctx context.Context, sys *qsfs.System, cfg *config.Config) error {
+	for _, key := range []string{"mnemonic", "password", "encryption_key"} {
+		if cfg.Source(key) == config.FromEnvironment {
+			a.notef("no config for the real zstor was written: the key came by the environment")
+			return nil
+		}
 	}
-	return cfg.ZstorConfigPath
+	path := cfg.ZstorConfigPath
+	if a.globals.Dir != "" {
+		path = filepath.Join(a.dir(), "zstor.toml")
+	}
+	return sys.WriteZstorConfig(ctx, path)
 }
 
 // local makes or completes backends on this machine, and the configuration
@@ -149,7 +157,7 @@ func (c *deployCmd) provisionLocal(ctx context.Context, a *app, cfg, placed *con
 	if err := writeConfig(a.target(), cfg); err != nil {
 		return err
 	}
-	return sys.WriteZstorConfig(ctx, a.zstorConfig(placed))
+	return a.writeZstorConfig(ctx, sys, placed)
 }
 
 // noKeyError says that the key of backends that there are is not there.
@@ -208,7 +216,7 @@ func (c *deployCmd) listed(ctx context.Context, a *app) error {
 	if _, err := sys.Deploy(ctx, plan); err != nil {
 		return err
 	}
-	if err := errors.Join(writeConfig(a.target(), raw), sys.WriteZstorConfig(ctx, a.zstorConfig(cfg))); err != nil {
+	if err := errors.Join(writeConfig(a.target(), raw), a.writeZstorConfig(ctx, sys, cfg)); err != nil {
 		return err
 	}
 	return c.report(ctx, a, cfg, p)

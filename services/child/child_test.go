@@ -454,3 +454,25 @@ func TestLongNotifyPath(t *testing.T) {
 	n.close()
 	require.NoDirExists(t, folder)
 }
+
+// What a supervisor that is gone wrote says nothing about the service of the
+// next one: after a reset `start` returned before the service was ready.
+func TestStatusOfAnEarlierLife(t *testing.T) {
+	t.Parallel()
+	m, err := New(Options{Dir: filepath.Join(t.TempDir(), "services")})
+	require.NoError(t, err)
+	apply(t, m, sleeper("a"))
+	h := m.home("a")
+	lock := h.lock()
+	locked, err := lock.TryLock() // a supervisor has just begun
+	require.NoError(t, err)
+	require.True(t, locked)
+	defer lock.Close() //nolint:errcheck // at the end
+	for name, pid := range map[string]int{"not written yet": 1 << 30, "written": os.Getpid()} {
+		require.NoError(t, os.WriteFile(h.file("lock"), fmt.Appendf(nil, "%d\n", pid), 0o600))
+		require.NoError(t, h.writeRecord(record{Supervisor: 1 << 30, State: services.Active, PID: os.Getpid(), Started: proc.Started(os.Getpid())}))
+		require.Equal(t, services.Starting, statusOf(t, m, "a").State, name)
+	}
+	require.NoError(t, h.writeRecord(record{Supervisor: os.Getpid(), State: services.Active, PID: os.Getpid(), Started: proc.Started(os.Getpid())}))
+	require.Equal(t, services.Active, statusOf(t, m, "a").State)
+}

@@ -28,6 +28,10 @@ func (h home) definition() string      { return h.file("service.json") }
 
 // record is status.json.
 type record struct {
+	// Supervisor is the process that wrote this: what one that is gone wrote says
+	// nothing about now.
+	Supervisor int `json:"supervisor"`
+
 	State    services.State `json:"state"`
 	PID      int            `json:"pid"`              // of the service; its process group has the same number
 	Started  string         `json:"started"`          // what tells the process from a later one with its id
@@ -98,18 +102,24 @@ func (h home) supervisorPID(ctx context.Context) (pid int, err error) {
 		if err != nil || !alive {
 			return true, err
 		}
-		b, err := readBounded(h.file("lock"))
-		if err != nil {
-			return false, err
-		}
-		n, err := strconv.Atoi(strings.TrimSpace(string(b)))
-		if err != nil || n < 1 {
-			return false, nil
-		}
-		pid = n
-		return true, nil
+		pid, err = h.owner()
+		return pid != 0, err
 	})
 	return pid, err
+}
+
+// owner is the process that the lock file names; zero where that is gone: the
+// next one has the lock, and has not written its id yet.
+func (h home) owner() (int, error) {
+	b, err := readBounded(h.file("lock"))
+	if err != nil {
+		return 0, err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || proc.Started(pid) == "" {
+		return 0, nil
+	}
+	return pid, nil
 }
 
 func (h home) readRecord() (record, error) {
@@ -150,10 +160,16 @@ func (h home) status(name string) (services.Status, error) {
 	if err != nil {
 		return st, err
 	}
+	owner := 0
+	if alive {
+		if owner, err = h.owner(); err != nil {
+			return st, err
+		}
+	}
 	st.State, st.PID, st.Since = r.State, r.PID, r.Since
 	st.Restarts, st.ExitCode, st.Detail = r.Restarts, r.ExitCode, r.Detail
 	switch {
-	case alive && (r.State == services.Inactive || r.State == services.Failed):
+	case alive && (owner == 0 || r.Supervisor != owner || r.State == services.Inactive || r.State == services.Failed):
 		st.State, st.PID = services.Starting, 0 // it has just begun
 	case !alive && r.State != services.Inactive && r.State != services.Failed:
 		st.State, st.Detail = services.Failed, "its supervisor ended without stopping it"

@@ -96,6 +96,7 @@ func (v *supervisor) run(ctx context.Context) error {
 
 // set writes the status. A supervisor whose disk is full goes on.
 func (v *supervisor) set(state services.State, detail string) {
+	v.record.Supervisor = os.Getpid()
 	v.record.State, v.record.Detail, v.record.Since = state, detail, time.Now()
 	if state == services.Inactive {
 		v.record.PID, v.record.Started = 0, ""
