@@ -1,12 +1,10 @@
 // Command layers checks the direction of imports that ARCHITECTURE.md
-// describes: downwards, and never between neighbours. With -portable it lists
-// the packages that have to build on other systems than Linux too.
+// describes: downwards, and never between neighbours.
 package main
 
 import (
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -57,9 +55,6 @@ var forbidden = map[string][]string{
 	"qsfs":    {"github.com/scottyeager/tfgrid-sdk-go"},
 }
 
-// linuxOnly packages need what only Linux has.
-var linuxOnly = []string{"cmd", "internal/demo", "internal/testenv", "examples", "qsfs"}
-
 type pkg struct {
 	ImportPath string
 	Imports    []string
@@ -67,20 +62,10 @@ type pkg struct {
 }
 
 func main() {
-	portable := flag.Bool("portable", false, "list the packages that build elsewhere too")
-	flag.Parse()
 	pkgs, err := list()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "layers:", err)
 		os.Exit(2)
-	}
-	if *portable {
-		for _, p := range pkgs {
-			if name := rel(p.ImportPath); name != "" && !oneOf(name, linuxOnly) || name == "qsfs/config" || name == "qsfs/client" {
-				fmt.Println(p.ImportPath)
-			}
-		}
-		return
 	}
 	if bad := check(pkgs); len(bad) > 0 {
 		fmt.Println(strings.Join(bad, "\n"))
