@@ -368,10 +368,13 @@ type fence struct {
 	epochs *epochs
 	id     identity
 
-	mu     sync.Mutex
-	until  time.Duration // boot time at which the lease ends
-	fenced error
-	lost   chan struct{} // closed when fenced
+	signing sync.Mutex // one sign of life at a time: the last word stays the last
+
+	mu       sync.Mutex
+	until    time.Duration // boot time at which the lease ends
+	fenced   error
+	released bool
+	lost     chan struct{} // closed when fenced
 }
 
 func newFence(e *epochs, id identity) *fence {
@@ -411,10 +414,39 @@ func (f *fence) renew(ctx context.Context) error {
 	return nil
 }
 
-// sign leaves a sign of life, or says that this was the last one.
-func (f *fence) sign(ctx context.Context, released bool) error {
+// errReleased says that the epoch was given back: nothing is written any more.
+var errReleased = errors.New("this frontend has ended")
+
+// sign leaves a sign of life.
+func (f *fence) sign(ctx context.Context) error {
+	f.signing.Lock()
+	defer f.signing.Unlock()
+	if f.isReleased() {
+		return errReleased
+	}
+	return f.writeSign(ctx, false)
+}
+
+// release gives the epoch back: from here on nothing is written, so that who
+// takes over need not wait.
+func (f *fence) release(ctx context.Context) error {
+	f.signing.Lock()
+	defer f.signing.Unlock()
+	f.mu.Lock()
+	f.released = true
+	f.mu.Unlock()
+	return f.writeSign(ctx, true)
+}
+
+func (f *fence) writeSign(ctx context.Context, released bool) error {
 	return f.epochs.write(ctx, f.epochs.aliveKey(f.id.Epoch, f.id.UUID),
 		alive{Schema: recordSchema, Epoch: f.id.Epoch, UUID: f.id.UUID, Time: f.epochs.now(), Released: released}, true)
+}
+
+func (f *fence) isReleased() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.released
 }
 
 // hold gives a context that ends with the lease, or says why there is none.
@@ -436,6 +468,9 @@ func (f *fence) hold(ctx context.Context) (context.Context, context.CancelFunc, 
 func (f *fence) left() (time.Duration, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.released {
+		return 0, errReleased
+	}
 	return f.until - boottime.Now(), f.fenced
 }
 

@@ -58,7 +58,10 @@ func (w *healthWatch) lease(ctx context.Context) bool {
 	defer cancel()
 	err := w.sys.fence.renew(ctx)
 	if err == nil {
-		err = w.sys.fence.sign(ctx, false)
+		err = w.sys.fence.sign(ctx)
+	}
+	if errors.Is(err, errReleased) {
+		return false // the end
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -321,7 +321,7 @@ func (s *System) drain(ctx context.Context) error {
 	if syncErr != nil {
 		syncErr = fmt.Errorf("not everything is on the backends; it is kept here and stored at the next start: %w", syncErr)
 	} else {
-		syncErr = s.fence.sign(ctx, true)
+		syncErr = s.fence.release(ctx)
 	}
 	return errors.Join(err, syncErr)
 }
