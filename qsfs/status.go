@@ -58,8 +58,7 @@ func (s *System) queueStatus(ctx context.Context, st *client.Status) error {
 	if err != nil {
 		return err
 	}
-	st.Queue = client.Queue{Pending: int64(q.Pending), Uploading: int64(q.Uploading), Failed: int64(q.Failed),
-		Stored: int64(q.Stored), BytesPending: q.BytesPending}
+	st.Queue = queueOf(q)
 	if q.Failed > 0 {
 		statusNote(st, "%d files could not be stored yet; they are tried again (`quantumd queue ls` shows why)", q.Failed)
 	}

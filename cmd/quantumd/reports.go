@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"time"
@@ -29,6 +30,9 @@ func (c *statusCmd) Run(ctx context.Context, a *app) error {
 	}
 	for {
 		st, err := cl.Status(ctx)
+		if errors.Is(err, client.ErrNotRunning) {
+			return errors.Join(a.offlineStatus(ctx), err)
+		}
 		if err != nil {
 			return err
 		}
@@ -45,6 +49,31 @@ func (c *statusCmd) Run(ctx context.Context, a *app) error {
 			a.printf("")
 		}
 	}
+}
+
+// offlineStatus shows what is known of a system that does not run; nothing
+// where nothing ever ran.
+func (a *app) offlineStatus(ctx context.Context) error {
+	layout := qsfs.LayoutBelow(a.dir())
+	if a.globals.Dir == "" {
+		cfg, err := config.Load(a.configPath(), a.configOptions(true)...)
+		if errors.Is(err, config.ErrNoConfig) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		a.place(cfg)
+		layout = a.layout(cfg)
+	}
+	st, err := qsfs.OfflineStatus(ctx, layout)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return a.print(st, func() { printStatus(a, st) })
 }
 
 func statusCode(st *client.Status) error {
