@@ -120,7 +120,20 @@ func (notInstalledError) Hint() string {
 	return "`quantumd setup` installs the system that `quantumd deploy` has made; `quantumd up` runs without it"
 }
 
-// errNoServices refuses the services' commands below a folder.
+// choose gives the manager, and the installed services that are asked for.
+func (a *app) choose(ctx context.Context, asked []string, all bool) (services.ServiceManager, []string, error) {
+	if err := a.noServicesBelowDir(); err != nil {
+		return nil, nil, err
+	}
+	m, status, err := a.installedServices(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	names, err := chosen(status, asked, all)
+	return m, names, err
+}
+
+// noServicesBelowDir refuses the services' commands below a folder.
 func (a *app) noServicesBelowDir() error {
 	if a.globals.Dir == "" {
 		return nil
@@ -134,14 +147,7 @@ type startCmd struct {
 
 // Run starts what setup installed, and returns when it is ready.
 func (c *startCmd) Run(ctx context.Context, a *app) error {
-	if err := a.noServicesBelowDir(); err != nil {
-		return err
-	}
-	m, status, err := a.installedServices(ctx)
-	if err != nil {
-		return err
-	}
-	names, err := chosen(status, c.Services, true)
+	m, names, err := a.choose(ctx, c.Services, true)
 	if err != nil {
 		return err
 	}
@@ -172,11 +178,7 @@ func (c *stopCmd) Run(ctx context.Context, a *app) error {
 		}
 		return c.stopRunning(ctx, a)
 	}
-	m, status, err := a.installedServices(ctx)
-	if err != nil {
-		return err
-	}
-	names, err := chosen(status, c.Services, c.All)
+	m, names, err := a.choose(ctx, c.Services, c.All)
 	if err != nil {
 		return err
 	}
@@ -232,14 +234,7 @@ type restartCmd struct {
 
 // Run is stop and start.
 func (c *restartCmd) Run(ctx context.Context, a *app) error {
-	if err := a.noServicesBelowDir(); err != nil {
-		return err
-	}
-	m, status, err := a.installedServices(ctx)
-	if err != nil {
-		return err
-	}
-	names, err := chosen(status, c.Services, c.All)
+	m, names, err := a.choose(ctx, c.Services, c.All)
 	if err != nil {
 		return err
 	}
@@ -289,14 +284,7 @@ type logsCmd struct {
 
 // Run shows what a service printed.
 func (c *logsCmd) Run(ctx context.Context, a *app) error {
-	if err := a.noServicesBelowDir(); err != nil {
-		return err
-	}
-	m, status, err := a.installedServices(ctx)
-	if err != nil {
-		return err
-	}
-	names, err := chosen(status, []string{c.Service}, false)
+	m, names, err := a.choose(ctx, []string{c.Service}, false)
 	if err != nil {
 		return err
 	}
