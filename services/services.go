@@ -169,6 +169,20 @@ func (e *FailedError) Hint() string {
 	return fmt.Sprintf("`quantumd logs %s` shows what it printed", e.Status.Name)
 }
 
+// AllActive says whether all services are [Active]; a [*FailedError] for the
+// first of them that has failed, if none before it is still on its way.
+func AllActive(list []Status) (bool, error) {
+	for _, st := range list {
+		if st.State == Failed {
+			return false, &FailedError{Status: st}
+		}
+		if st.State != Active {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
 // Defaults of a Service.
 const (
 	DefaultStartTimeout = 5 * time.Minute

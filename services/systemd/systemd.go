@@ -411,15 +411,7 @@ func (m *Manager) WaitReady(ctx context.Context, names ...string) error {
 		if err != nil {
 			return false, err
 		}
-		for _, st := range list {
-			if st.State == services.Failed {
-				return false, &services.FailedError{Status: st}
-			}
-			if st.State != services.Active {
-				return false, nil
-			}
-		}
-		return true, nil
+		return services.AllActive(list)
 	})
 }
 
