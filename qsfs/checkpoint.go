@@ -243,8 +243,9 @@ func (c *checkpointer) cutSpace(ctx context.Context, p *space, cut *cutState) ([
 	return out, err
 }
 
-// version tells the contents of a data file apart: it is known by its length,
-// for it only grows.
+// version tells the contents of a file apart, and objects of one epoch from
+// those of another. The generation of a data file is its length, for it only
+// grows; that of everything else is the number of the cut.
 func version(epoch uint64, generation int64) string { return fmt.Sprintf("%d.%d", epoch, generation) }
 
 func (c *checkpointer) stagedData(p *space, d server.DataFile, seq uint64) staged {

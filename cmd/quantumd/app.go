@@ -176,13 +176,13 @@ func (a *app) local(dir string) (*local.Provisioner, error) {
 }
 
 // client talks to the running system that the flags select.
-func (a *app) client() (*client.Client, error) {
+func (a *app) client() *client.Client {
 	layout := qsfs.LayoutBelow(a.dir())
 	if a.globals.Dir == "" {
 		// The sockets' place does not depend on the file, which others may not read.
 		layout = qsfs.SystemLayout(a.globals.Root, config.Default())
 	}
-	return client.New(layout.ControlSocket()), nil
+	return client.New(layout.ControlSocket())
 }
 
 func (a *app) logger() *slog.Logger {

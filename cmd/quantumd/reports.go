@@ -24,10 +24,7 @@ func (statusCmd) Help() string {
 }
 
 func (c *statusCmd) Run(ctx context.Context, a *app) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
+	cl := a.client()
 	for {
 		st, err := cl.Status(ctx)
 		if errors.Is(err, client.ErrNotRunning) {
@@ -137,10 +134,7 @@ type syncCmd struct {
 }
 
 func (c *syncCmd) Run(ctx context.Context, a *app) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
+	cl := a.client()
 	if a.globals.DryRun {
 		st, err := cl.Status(ctx)
 		if err != nil {
@@ -173,10 +167,7 @@ type evictCmd struct {
 }
 
 func (c *evictCmd) Run(ctx context.Context, a *app) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
+	cl := a.client()
 	if a.globals.DryRun {
 		st, err := cl.Status(ctx)
 		if err != nil {
@@ -203,10 +194,7 @@ type queueLsCmd struct {
 }
 
 func (c *queueLsCmd) Run(ctx context.Context, a *app) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
+	cl := a.client()
 	list, err := cl.Queue(ctx, c.Limit)
 	if err != nil {
 		return err
@@ -226,10 +214,7 @@ func (c *queueLsCmd) Run(ctx context.Context, a *app) error {
 type queueRetryCmd struct{}
 
 func (queueRetryCmd) Run(ctx context.Context, a *app) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
+	cl := a.client()
 	if a.globals.DryRun {
 		return a.done("would try every failed upload now")
 	}
@@ -246,10 +231,7 @@ type backendsCmd struct {
 type backendsLsCmd struct{}
 
 func (backendsLsCmd) Run(ctx context.Context, a *app) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
+	cl := a.client()
 	st, err := cl.Status(ctx)
 	if err != nil {
 		return err

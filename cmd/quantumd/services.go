@@ -198,10 +198,7 @@ func (c *stopCmd) Run(ctx context.Context, a *app) error {
 
 // stopRunning ends a system that runs in a terminal.
 func (c *stopCmd) stopRunning(ctx context.Context, a *app) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
+	cl := a.client()
 	if a.globals.DryRun {
 		if _, err := cl.Status(ctx); err != nil {
 			return err

@@ -235,10 +235,7 @@ type waitCmd struct {
 
 // Run returns when the system serves.
 func (c *waitCmd) Run(ctx context.Context, a *app) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
+	cl := a.client()
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	if err := cl.WaitReady(ctx); err != nil {
