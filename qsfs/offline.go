@@ -18,7 +18,7 @@ func OfflineStatus(ctx context.Context, l Layout) (*client.Status, error) {
 		return nil, err
 	}
 	defer db.Close() //nolint:errcheck // read only
-	st := &client.Status{Schema: client.SchemaVersion, State: client.StateFailed, Backends: []client.Backend{},
+	st := &client.Status{Schema: client.SchemaVersion, State: client.StateFailed, Backends: []client.Backend{}, Replacements: []client.Replacement{},
 		Services: []client.Service{{Name: ServiceName, State: "stopped"}},
 		Notes:    []string{"quantumd is not running: this is what its database and files say"}}
 	queue, err := db.Queue().Stats(ctx)

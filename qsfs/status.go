@@ -17,7 +17,7 @@ import (
 // what the last look at them found.
 func (s *System) Status(ctx context.Context) (*client.Status, error) {
 	st := &client.Status{Schema: client.SchemaVersion, State: s.stateNow(), PID: os.Getpid(), Notes: []string{},
-		Backends: []client.Backend{}, Mount: client.Mount{Path: s.cfg.QSFSMountpoint}}
+		Backends: []client.Backend{}, Replacements: []client.Replacement{}, Mount: client.Mount{Path: s.cfg.QSFSMountpoint}}
 	st.Services = []client.Service{{Name: "quantumd", State: st.State}}
 	if err := s.serving(); err != nil {
 		return st, nil // nothing more is known yet

@@ -66,6 +66,8 @@ type System struct {
 	health   *healthWatch
 	fetching fetcher
 
+	changed  *signal // told after each event
+
 	mu      sync.Mutex
 	mounted *mount.Mounted
 	state   string
@@ -167,7 +169,7 @@ func Open(_ context.Context, cfg *config.Config, opts ...Option) (*System, error
 	if o.dialer == nil {
 		o.dialer = zdb.NewDialer(zdb.Options{PoolSize: 2, Logger: o.logger})
 	}
-	s := &System{cfg: cfg, layout: *o.layout, opts: o, log: o.logger, ready: make(chan struct{}), state: "starting"}
+	s := &System{cfg: cfg, layout: *o.layout, opts: o, log: o.logger, ready: make(chan struct{}), changed: newSignal(), state: "starting"}
 	if o.provisioner == nil {
 		list, err := cfg.BackendList()
 		if err != nil {

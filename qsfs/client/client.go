@@ -9,7 +9,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -81,6 +83,39 @@ func (c *Client) Queue(ctx context.Context, limit int) (*QueueList, error) {
 // RetryQueue has every waiting upload tried now.
 func (c *Client) RetryQueue(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/queue/retry", nil, nil)
+}
+
+// Events lists what happened, the newest first, at most limit; with a subject
+// only what concerns it.
+func (c *Client) Events(ctx context.Context, subject string, limit int) (*EventList, error) {
+	out := new(EventList)
+	q := url.Values{"subject": {subject}, "limit": {strconv.Itoa(limit)}}
+	return out, c.call(ctx, http.MethodGet, "/v1/events?"+q.Encode(), nil, out)
+}
+
+// Check asks whether everything is on the backends, as the metadata says.
+func (c *Client) Check(ctx context.Context, r CheckRequest) (*CheckReport, error) {
+	out := new(CheckReport)
+	return out, c.call(ctx, http.MethodPost, "/v1/check", r, out)
+}
+
+// Scrub has the backends verify what they hold, and returns when that is done.
+func (c *Client) Scrub(ctx context.Context, r ScrubRequest) (*ScrubReport, error) {
+	out := new(ScrubReport)
+	return out, c.call(ctx, http.MethodPost, "/v1/scrub", r, out)
+}
+
+// Why explains where the content of one path is.
+func (c *Client) Why(ctx context.Context, path string) (*Why, error) {
+	out := new(Why)
+	return out, c.call(ctx, http.MethodGet, "/v1/why?"+url.Values{"path": {path}}.Encode(), nil, out)
+}
+
+// Replace replaces backends, and returns when that is done. The work goes on
+// when the caller does not wait for it.
+func (c *Client) Replace(ctx context.Context, r ReplaceRequest) (*ReplaceReport, error) {
+	out := new(ReplaceReport)
+	return out, c.call(ctx, http.MethodPost, "/v1/replace", r, out)
 }
 
 // Stop asks the system to end as if it had received SIGTERM.

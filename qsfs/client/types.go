@@ -39,8 +39,11 @@ type Status struct {
 	Checkpoint   Checkpoint `json:"checkpoint"`
 	GarbageBytes int64      `json:"garbage_bytes"`
 	Transfer     Transfer   `json:"transfer"`
-	PID          int        `json:"pid"`
-	Notes        []string   `json:"notes"` // what is degraded, in words
+
+	Replacements []Replacement `json:"replacements"`    // under way, or ended within a day; the newest first
+	Scrub        *ScrubReport  `json:"scrub,omitempty"` // the one that runs, else the last one
+	PID          int           `json:"pid"`
+	Notes        []string      `json:"notes"` // what is degraded, in words
 }
 
 // Mount is where the tree is mounted.
