@@ -66,7 +66,7 @@ type System struct {
 	health   *healthWatch
 	fetching fetcher
 
-	changed  *signal // told after each event
+	changed *signal // told after each event
 
 	mu      sync.Mutex
 	mounted *mount.Mounted
