@@ -43,18 +43,18 @@ func (s *System) complete(ctx context.Context) error {
 }
 
 func (s *System) completeFile(ctx context.Context, f store.File) error {
-	if err := s.completeObject(ctx, f.ObjectPath); err != nil {
-		return err
-	}
-	if err := s.store.SetFileState(ctx, f.Path, f.Version, store.FileStored, nil); err != nil {
-		return err
-	}
-	return s.store.MarkVerified(ctx, f.Path, f.Version)
+	report, err := s.repairObject(ctx, f.ObjectPath, f.Path, zstor.RebuildOptions{LeaveUnreachable: true})
+	return wholeOr(report, f.ObjectPath, err)
 }
 
-// completeObject makes an object whole: what is there stays where it is.
+// completeObject makes an object whole that has no second name: what is there
+// stays where it is.
 func (s *System) completeObject(ctx context.Context, rel string) error {
-	report, err := s.engine.Rebuild(ctx, s.objectPath(rel), zstor.RebuildOptions{})
+	report, err := s.repairObject(ctx, rel, "", zstor.RebuildOptions{LeaveUnreachable: true})
+	return wholeOr(report, rel, err)
+}
+
+func wholeOr(report zstor.Report, rel string, err error) error {
 	if err != nil {
 		return err
 	}

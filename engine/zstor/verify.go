@@ -38,6 +38,8 @@ type ShardReport struct {
 	Backend backend.Backend
 	State   PartState
 	Err     error
+
+	listed bool // the config names the backend
 }
 
 // MetaReport is the state of the record on one metadata backend.
@@ -179,7 +181,7 @@ func stateOf(err error) PartState {
 
 func (o *op) verifyShard(ctx context.Context, s Shard, opts VerifyOptions) ShardReport {
 	b := o.current(s.Backend)
-	rep := ShardReport{Index: s.Index, Backend: b}
+	rep := ShardReport{Index: s.Index, Backend: b, listed: o.listed(b)}
 	if len(s.Keys) == 0 {
 		rep.State, rep.Err = Missing, errors.New("the record names no pieces")
 		return rep
@@ -191,7 +193,7 @@ func (o *op) verifyShard(ctx context.Context, s Shard, opts VerifyOptions) Shard
 		}
 	}
 	rep.State = Good
-	if !o.listed(b) {
+	if !rep.listed {
 		rep.State = Stray
 	}
 	return rep
@@ -240,6 +242,9 @@ type RebuildOptions struct {
 	// Evacuate also moves shards that are good, but on backends that are not in the
 	// config.
 	Evacuate bool
+	// LeaveUnreachable keeps shards on backends of the config that do not answer, or
+	// refuse, where they are: for a repair that does not know whether they come back.
+	LeaveUnreachable bool
 }
 
 // Rebuild makes missing and damaged shards of path's object anew, and those on
@@ -297,11 +302,16 @@ func (r *Report) toReplace(opts RebuildOptions) (missing, unusable map[int]bool)
 		if s.State == Good || s.State == Stray {
 			delete(unusable, s.Index)
 		}
-		if s.State == Good || s.State == Stray && !opts.Evacuate {
+		if s.State == Good || s.State == Stray && !opts.Evacuate || opts.LeaveUnreachable && s.away() {
 			delete(missing, s.Index)
 		}
 	}
 	return missing, unusable
+}
+
+// away: nothing is known of the shard, and its backend may come back with it.
+func (s ShardReport) away() bool {
+	return s.listed && (s.State == Unreachable || s.State == Refused)
 }
 
 func (o *op) repair(ctx context.Context, rep *Report, g *generation, st *metaState, opts RebuildOptions) error {

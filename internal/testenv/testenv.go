@@ -311,3 +311,17 @@ func (c *faulty) Info(ctx context.Context) (backend.NamespaceInfo, error) {
 	}
 	return c.Conn.Info(ctx)
 }
+
+func (c *faulty) Check(ctx context.Context, key []byte) (bool, error) {
+	if err := c.faults.check(c.at); err != nil {
+		return false, err
+	}
+	return c.Conn.Check(ctx, key)
+}
+
+func (c *faulty) Scan(ctx context.Context, cursor []byte) ([]backend.Entry, []byte, error) {
+	if err := c.faults.check(c.at); err != nil {
+		return nil, nil, err
+	}
+	return c.Conn.Scan(ctx, cursor)
+}
