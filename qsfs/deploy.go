@@ -2,9 +2,9 @@ package qsfs
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
@@ -46,6 +46,35 @@ func (s *System) Specs() []backend.Spec {
 	return DefaultSpecs(backend.MetaBackends, s.cfg.ExpectedShards)
 }
 
+// wanted are the Specs without those that were replaced: a configuration goes on
+// to list them. Without an answer from the metadata backends, or before there is
+// a set, nothing was.
+func (s *System) wanted(ctx context.Context) ([]backend.Spec, error) {
+	specs := s.Specs()
+	given, err := s.configured(ctx)
+	if err != nil || len(given.Backends) == 0 {
+		return specs, err
+	}
+	e, err := s.engineIn("", given) // it only asks
+	if err != nil {
+		return specs, nil // the set, or the key, is still to be made
+	}
+	defer e.Close() //nolint:errcheck // nothing is under way
+	asking, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	g, _, err := s.generationOn(asking, e)
+	if errors.Is(err, ErrWrongKey) || err != nil && ctx.Err() != nil {
+		return nil, err
+	}
+	if g == nil {
+		return specs, nil
+	}
+	return slices.DeleteFunc(specs, func(sp backend.Spec) bool {
+		i := slices.IndexFunc(given.Backends, func(m member) bool { return m.ID == sp.ID })
+		return i >= 0 && g.gone(given.Backends[i].Backend)
+	}), nil
+}
+
 // DefaultSpecs asks for so many backends of each role, named meta0… and data0….
 func DefaultSpecs(meta, data int) []backend.Spec {
 	var specs []backend.Spec
@@ -60,7 +89,10 @@ func DefaultSpecs(meta, data int) []backend.Spec {
 
 // PlanDeploy finds out what Deploy would do, and changes nothing.
 func (s *System) PlanDeploy(ctx context.Context) (*Plan, error) {
-	specs := s.Specs()
+	specs, err := s.wanted(ctx)
+	if err != nil {
+		return nil, err
+	}
 	steps, err := s.opts.provisioner.Plan(ctx, specs)
 	if err != nil {
 		return nil, err
@@ -96,14 +128,6 @@ func (e *DeployError) Hint() string {
 	return "correct what is wrong and " + again
 }
 
-// generation is the record of the set of backends at …/qsfs/generation.
-type generation struct {
-	Schema   int               `json:"schema"`
-	Number   int               `json:"number"`
-	Created  time.Time         `json:"created"`
-	Backends []backend.Backend `json:"backends"` // without passwords
-}
-
 // Deploy makes sure that every backend of the plan exists and works, and writes
 // the first generation of the set to the metadata backends. It is idempotent.
 // Backends that hold what was sealed with another key are refused: they are
@@ -133,31 +157,42 @@ func errForeign() error {
 	return fmt.Errorf("the metadata backends hold another system's records: %w", ErrWrongKey)
 }
 
-func (s *System) generationKey() string { return fmt.Sprintf("/%s/qsfs/generation", s.cfg.Prefix()) }
-
+// firstGeneration writes the set that was deployed. Where the metadata backends
+// know one already that one counts, with the data backends that are new.
 func (s *System) firstGeneration(ctx context.Context, list []backend.Backend) error {
-	engine, err := s.openEngine(ctx)
-	if err != nil {
-		return err
-	}
-	defer engine.Close() //nolint:errcheck // nothing is under way
-	e := s.newEpochs(engine)
-	key := s.generationKey()
-	a, err := e.keep.get(ctx, key)
-	if err != nil {
-		return err
-	}
-	switch {
-	case a.broken > 0:
-		return errForeign()
-	case len(a.values) >= quorum:
-		return nil
-	}
-	for _, v := range a.values {
-		var g generation
-		if json.Unmarshal(v, &g) == nil && g.Number > 1 {
-			return nil // a newer set than the first is there; it must not be put back
+	g := &generation{Schema: recordSchema, Number: 1, Created: time.Now().UTC(), Reason: "deployed"}
+	for _, b := range list {
+		if !b.Spare {
+			g.Backends = append(g.Backends, memberOf(b))
 		}
 	}
-	return e.write(ctx, key, generation{Schema: recordSchema, Number: 1, Created: time.Now().UTC(), Backends: list}, false)
+	e, err := s.engineOver(g)
+	if err != nil {
+		return err
+	}
+	defer e.Close() //nolint:errcheck // nothing is under way
+	known, answered, err := s.generationOn(ctx, e)
+	if err == nil && answered < quorum {
+		err = &QuorumError{What: "the set of backends", Answered: answered, Err: ctx.Err()}
+	}
+	if err != nil {
+		return err
+	}
+	if known == nil {
+		return s.writeGeneration(ctx, e, g)
+	}
+	if known, err = s.follow(ctx, e, &generation{}, g); err != nil {
+		return err
+	}
+	if g = known.with(list); g == nil {
+		return nil
+	}
+	c, err := s.zstorConfig(g.list())
+	if err == nil {
+		err = e.Reload(ctx, c)
+	}
+	if err != nil {
+		return err
+	}
+	return s.writeGeneration(ctx, e, g)
 }

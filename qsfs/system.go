@@ -66,7 +66,8 @@ type System struct {
 	health   *healthWatch
 	fetching fetcher
 
-	changed *signal // told after each event
+	changed *signal                    // told after each event
+	set     atomic.Pointer[generation] // the backends in use
 
 	mu      sync.Mutex
 	mounted *mount.Mounted
@@ -234,16 +235,16 @@ func (s *System) setState(state string) {
 
 // zstorConfig derives the engine's configuration from ours and the backends.
 func (s *System) zstorConfig(backends []backend.Backend) (zstor.Config, error) {
-	key, err := s.cfg.Key()
+	key, err := s.sealKey()
 	if err != nil {
 		return zstor.Config{}, err
 	}
 	c := zstor.Config{
+		Key:           key,
 		MinimalShards: s.cfg.MinShards, ExpectedShards: s.cfg.ExpectedShards,
 		RedundantGroups: s.cfg.RedundantGroups, RedundantNodes: s.cfg.RedundantNodes,
 		Prefix: s.cfg.Prefix(), Root: s.layout.Root,
 	}
-	copy(c.Key[:], key)
 	for _, b := range backends {
 		switch {
 		case b.Role == backend.Data:
@@ -268,23 +269,6 @@ func (e *MissingBackendsError) Error() string {
 // Hint names the remedy.
 func (e *MissingBackendsError) Hint() string {
 	return "run `quantumd deploy` (with --local for backends on this machine), or list them under backends in the configuration"
-}
-
-// openEngine opens the object engine over the backends that there are.
-func (s *System) openEngine(ctx context.Context) (*zstor.Engine, error) {
-	backends, err := s.opts.provisioner.List(ctx)
-	c, configErr := s.zstorConfig(backends)
-	if configErr != nil {
-		return nil, errors.Join(err, configErr)
-	}
-	if err != nil {
-		s.log.Warn("some backends are not known", "err", err)
-	}
-	temp := s.layout.State
-	if err := os.MkdirAll(temp, 0o700); err != nil {
-		return nil, &PathError{Path: temp, Err: err}
-	}
-	return zstor.Open(c, zstor.Options{Dialer: s.opts.dialer, MemoryLimit: int64(s.cfg.MemoryLimit) / 2, TempDir: temp, Logger: s.log})
 }
 
 func (s *System) newEpochs(e *zstor.Engine) *epochs {

@@ -16,11 +16,16 @@ import (
 // The eviction keys are left out: the real zstor drops files that changed after
 // their upload.
 func (s *System) WriteZstorConfig(ctx context.Context, path string) error {
-	backends, err := s.opts.provisioner.List(ctx)
-	if err != nil {
-		return err
+	g := s.current()
+	if g.Number == 0 { // not running: the newest that the metadata backends know
+		e, err := s.openEngine(ctx)
+		if err != nil {
+			return err
+		}
+		defer e.Close() //nolint:errcheck // nothing is under way
+		g = s.current()
 	}
-	c, err := s.zstorConfig(backends)
+	c, err := s.zstorConfig(g.list())
 	if err != nil {
 		return err
 	}
