@@ -109,6 +109,9 @@ func (w *healthWatch) backends(ctx context.Context) bool {
 		old, known := w.health[b.ID]
 		now := found[i]
 		now.Since = time.Now()
+		if now.State == backend.Up || now.State == backend.Full {
+			w.sys.engine.Reachable(b)
+		}
 		if known && old.State == now.State {
 			now.Since = old.Since
 		} else if known || now.State != backend.Up {

@@ -14,10 +14,18 @@ import (
 type connections struct {
 	dialer  backend.Dialer
 	timeout time.Duration
+	// patience is how long an operation waits for the probe of an open breaker.
+	patience time.Duration
 
-	mu     sync.Mutex
-	conns  map[connKey]*connection
-	failed map[connKey]time.Time // when an operation last got no answer
+	life   context.Context // of probes
+	end    context.CancelFunc
+	probes sync.WaitGroup
+
+	mu       sync.Mutex
+	closed   bool // no new probes
+	conns    map[connKey]*connection
+	failed   map[connKey]time.Time // when an operation last got no answer
+	breakers map[connKey]*breaker  // of backends that ever failed
 }
 
 type connKey struct {
@@ -38,15 +46,22 @@ type connection struct {
 	stale bool // under c.mu: close with the last user
 }
 
-func newConnections(d backend.Dialer, timeout time.Duration) *connections {
-	return &connections{dialer: d, timeout: timeout, conns: map[connKey]*connection{}, failed: map[connKey]time.Time{}}
+func newConnections(d backend.Dialer, timeout, patience time.Duration) *connections {
+	c := &connections{dialer: d, timeout: timeout, patience: patience,
+		conns: map[connKey]*connection{}, failed: map[connKey]time.Time{}, breakers: map[connKey]*breaker{}}
+	c.life, c.end = context.WithCancel(context.Background())
+	return c
 }
 
 // use runs f with the connection to b under the limit of one operation, and
 // remembers whether b answered. Errors that are no answer come as
-// *backend.UnreachableError, unless ctx itself ended.
+// *backend.UnreachableError, unless ctx itself ended. While b's circuit breaker is
+// open it is not asked.
 func (c *connections) use(ctx context.Context, b backend.Backend, f func(context.Context, backend.Conn) error) error {
 	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := c.admit(ctx, b); err != nil {
 		return err
 	}
 	k := c.get(b)
@@ -57,16 +72,25 @@ func (c *connections) use(ctx context.Context, b backend.Backend, f func(context
 	if err == nil {
 		err = f(limited, conn)
 	}
-	return c.judge(ctx, b, err)
+	return c.judge(ctx, b, err, limited.Err() != nil)
 }
 
-// judge classifies an error and keeps the memory of failures.
-func (c *connections) judge(ctx context.Context, b backend.Backend, err error) error {
-	answered := err == nil || errors.Is(err, backend.ErrNotFound) || errors.Is(err, backend.ErrFull) ||
-		errors.Is(err, backend.ErrLocked) || errors.Is(err, backend.ErrAccess) || errors.Is(err, backend.ErrMode)
+// errLate is the cause of a context that ended because its backend took too long
+// while the others had answered.
+var errLate = errors.New("the others answered long ago")
+
+// judge classifies an error and keeps the memory of failures. timedOut: the limit
+// of one operation was over.
+func (c *connections) judge(ctx context.Context, b backend.Backend, err error, timedOut bool) error {
+	answered := isAnswer(err)
+	weight := 1
 	if !answered {
-		if ctx.Err() != nil {
+		late := context.Cause(ctx) == errLate
+		if ctx.Err() != nil && !late {
 			return ctx.Err() // the caller gave up; says nothing of the backend
+		}
+		if timedOut && !late {
+			weight = breakerFailures
 		}
 		var unreachable *backend.UnreachableError
 		if !errors.As(err, &unreachable) {
@@ -76,17 +100,29 @@ func (c *connections) judge(ctx context.Context, b backend.Backend, err error) e
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if answered {
-		delete(c.failed, keyOf(b))
+		c.answeredLocked(b)
 	} else {
-		c.failed[keyOf(b)] = time.Now()
+		c.failedLocked(b, err, weight)
 	}
 	return err
 }
 
-// failedWithin says whether b gave no answer in the last d and none since.
+// stalled remembers that b made no progress where others did: it is asked last for
+// a while.
+func (c *connections) stalled(b backend.Backend) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failed[keyOf(b)] = time.Now()
+}
+
+// failedWithin says whether b gave no answer in the last d and none since, or is not
+// asked at all.
 func (c *connections) failedWithin(b backend.Backend, d time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if br := c.breakers[keyOf(b)]; br != nil && br.open {
+		return true
+	}
 	t, ok := c.failed[keyOf(b)]
 	return ok && time.Since(t) < d
 }
@@ -162,6 +198,11 @@ func (c *connections) keepOnly(bs []backend.Backend) {
 			idle = append(idle, k)
 		}
 	}
+	for key := range c.breakers {
+		if !listed[key] {
+			delete(c.breakers, key)
+		}
+	}
 	c.mu.Unlock()
 	for _, k := range idle {
 		_ = k.close() // nobody uses it, and nothing is unwritten
@@ -170,6 +211,11 @@ func (c *connections) keepOnly(bs []backend.Backend) {
 
 // close closes all; nobody uses any.
 func (c *connections) close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.end()
+	c.probes.Wait()
 	c.mu.Lock()
 	conns := c.conns
 	c.conns = map[connKey]*connection{}

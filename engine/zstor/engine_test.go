@@ -180,6 +180,8 @@ func TestMetadataBackendsDown(t *testing.T) {
 			}
 			r.m(lost).Fail(zstortest.None)
 			r.m(other).Fail(zstortest.None)
+			r.Reachable(r.meta[lost])
+			r.Reachable(r.meta[other])
 			_, err = r.Lookup(t.Context(), "/g")
 			require.ErrorIs(t, err, ErrNotFound)
 

@@ -267,6 +267,7 @@ func (c *collector) run(ctx context.Context, skip map[int]bool) error {
 					stalled := time.Since(time.Unix(0, f.progress.Load())) >= c.o.opts.HedgeAfter
 					if stalled && !f.helped && len(todo) > 0 {
 						f.helped = true
+						c.o.conns.stalled(c.o.current(f.shard.Backend))
 						start()
 					}
 				}

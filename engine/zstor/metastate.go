@@ -65,8 +65,8 @@ func (o *op) readMeta(ctx context.Context, key string, quick bool) (*metaState, 
 	replies := make(chan reply, running) // room for all: sending never blocks
 	var asking sync.WaitGroup
 	defer asking.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // runs before Wait: the late ones give up
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil) // runs before Wait: the late ones give up
 	for i, b := range o.cfg.Meta {
 		asking.Go(func() { replies <- reply{i, o.askMeta(ctx, b, key)} })
 	}
@@ -97,6 +97,9 @@ func (o *op) readMeta(ctx context.Context, key string, quick bool) (*metaState, 
 				late = timer.C
 			}
 		case <-late:
+			if !quick {
+				cancel(errLate) // so long is no answer
+			}
 			return st, nil
 		case <-ctx.Done():
 			return nil, ctx.Err()

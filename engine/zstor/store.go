@@ -95,6 +95,9 @@ func (o *op) store(ctx context.Context, src Source, opts StoreOptions) (Object, 
 	if src.Size < 0 || compressBound(src.Size) > seal.MaxPlain || src.Size > o.opts.MaxObject {
 		return Object{}, fmt.Errorf("%d bytes: an object has at most %d", src.Size, min(o.opts.MaxObject, seal.MaxPlain-seal.MaxPlain>>10))
 	}
+	if err := o.placeable(ctx); err != nil {
+		return Object{}, err
+	}
 	metaCtx, cancelMeta := context.WithCancel(ctx)
 	meta := o.readMetaAsync(metaCtx)
 	defer func() { cancelMeta(); <-meta.done }()

@@ -64,6 +64,26 @@ func (u *upload) all(ctx context.Context) ([]Shard, error) {
 	}
 }
 
+// placeable says whether there is a placement on backends that are asked: else
+// nothing is read, compressed or sent in vain.
+func (o *op) placeable(ctx context.Context) error {
+	o.conns.settle(ctx, o.cfg.Data)
+	var asked []backend.Backend
+	for _, b := range o.cfg.Data {
+		if !o.conns.isOpen(b) {
+			asked = append(asked, b)
+		}
+	}
+	if len(asked) == len(o.cfg.Data) {
+		return nil
+	}
+	if err := backend.Feasible(asked, o.cfg.redundancy()); err != nil {
+		return fmt.Errorf("%d of %d data backends do not answer, and the others are too few: %w",
+			len(o.cfg.Data)-len(asked), len(o.cfg.Data), errors.Join(err, o.conns.refusals(o.cfg.Data)))
+	}
+	return nil
+}
+
 // candidates are the data backends that did not fail, without those that failed a
 // moment ago if it is possible without them.
 func (u *upload) candidates() []backend.Backend {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zstor/record"
@@ -112,17 +113,16 @@ func (e *Engine) DeleteRecord(ctx context.Context, key string) (acks int, err er
 	})
 }
 
+// onEachMeta runs f on all metadata backends at the same time. Once three have taken
+// it, one that is silent is waited for only a while.
 func (o *op) onEachMeta(ctx context.Context, f func(context.Context, backend.Conn) error) (acks int, err error) {
 	errs := make([]error, len(o.cfg.Meta))
-	var running sync.WaitGroup
-	for i, b := range o.cfg.Meta {
-		running.Go(func() {
-			if err := o.conns.use(ctx, b, f); err != nil {
-				errs[i] = fmt.Errorf("%s: %w", b, err)
-			}
-		})
-	}
-	running.Wait()
+	o.askEach(ctx, func(ctx context.Context, i int, b backend.Backend) bool {
+		if err := o.conns.use(ctx, b, f); err != nil {
+			errs[i] = fmt.Errorf("%s: %w", b, err)
+		}
+		return errs[i] == nil
+	})
 	for _, err := range errs {
 		if err == nil {
 			acks++
@@ -131,9 +131,41 @@ func (o *op) onEachMeta(ctx context.Context, f func(context.Context, backend.Con
 	return acks, errors.Join(errs...)
 }
 
+// askEach runs ask for all metadata backends side by side, which says whether it was
+// answered, and waits for all; but when three were, for the last one only a while.
+func (o *op) askEach(ctx context.Context, ask func(ctx context.Context, i int, b backend.Backend) bool) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	answered := make(chan bool, len(o.cfg.Meta)) // room for all: sending never blocks
+	var asking sync.WaitGroup
+	defer asking.Wait() // before cancel(nil)
+	for i, b := range o.cfg.Meta {
+		asking.Go(func() { answered <- ask(ctx, i, b) })
+	}
+	good := 0
+	var late <-chan time.Time
+	for range o.cfg.Meta {
+		select {
+		case ok := <-answered:
+			if ok {
+				good++
+			}
+		case <-late:
+			cancel(errLate)
+			return
+		}
+		if good >= metaCommit && late == nil {
+			timer := time.NewTimer(4 * o.opts.HedgeAfter)
+			defer timer.Stop()
+			late = timer.C
+		}
+	}
+}
+
 // GetRecord asks all metadata backends for key and gives each one's answer. It
-// waits for all of them, up to Options.Timeout or the end of ctx. The error tells
-// only of a key that is none or an Engine that is closed.
+// waits for all of them, up to Options.Timeout or the end of ctx, but for the last
+// one only four times Options.HedgeAfter. The error tells only of a key that is none
+// or an Engine that is closed.
 func (e *Engine) GetRecord(ctx context.Context, key string) (Answers, error) {
 	ctx, o, err := e.begin(ctx, "", "", "")
 	if err != nil {
@@ -144,11 +176,10 @@ func (e *Engine) GetRecord(ctx context.Context, key string) (Answers, error) {
 		return nil, err
 	}
 	answers := make(Answers, len(o.cfg.Meta))
-	var asking sync.WaitGroup
-	for i, b := range o.cfg.Meta {
-		asking.Go(func() { answers[i] = o.askRecord(ctx, b, key) })
-	}
-	asking.Wait()
+	o.askEach(ctx, func(ctx context.Context, i int, b backend.Backend) bool {
+		answers[i] = o.askRecord(ctx, b, key)
+		return answers[i].State != NoAnswer
+	})
 	return answers, nil
 }
 
