@@ -19,6 +19,7 @@ type Layout struct {
 	Run      string // sockets
 	Logs     string
 	Backends string // local backends
+	Zstor    string // config file of the real zstor's daemon
 }
 
 // LayoutBelow keeps everything below one folder.
@@ -31,6 +32,7 @@ func LayoutBelow(dir string) Layout {
 		Run:      filepath.Join(dir, "run"),
 		Logs:     filepath.Join(dir, "log"),
 		Backends: filepath.Join(dir, "backends"),
+		Zstor:    filepath.Join(dir, "state", "zstor.toml"),
 	}
 }
 
@@ -48,6 +50,7 @@ func SystemLayout(root string, cfg *config.Config) Layout {
 		Run:      filepath.Join(root, "/run/qsfs"),
 		Logs:     filepath.Join(root, "/var/log/qsfs"),
 		Backends: filepath.Join(root, "/var/lib/quantumd/backends"),
+		Zstor:    cfg.ZstorConfigPath,
 	}
 }
 
@@ -62,6 +65,15 @@ func (l Layout) ControlSocket() string { return socketPath(l.Run, "control.sock"
 
 // HookSocket is where events of an external zdb arrive.
 func (l Layout) HookSocket() string { return socketPath(l.Run, "hook.sock") }
+
+// ZstorSocket is where the daemon of an external zstor listens.
+func (l Layout) ZstorSocket() string { return socketPath(l.Run, "zstor.sock") }
+
+func (l Layout) zstorPID() string { return filepath.Join(filepath.Dir(l.ZstorSocket()), "zstor.pid") }
+
+// handing is where files get the names under which an external zstor stores
+// them: on the file system of the data files, so that no byte is copied.
+func (l Layout) handing() string { return filepath.Join(l.Root, ".zstor") }
 
 func (l Layout) staging() string  { return filepath.Join(l.State, "staging") }
 func (l Layout) lockFile() string { return filepath.Join(l.State, "lock") }

@@ -30,7 +30,7 @@ func (s *System) repairObject(ctx context.Context, objectPath, plain string, opt
 	if err := s.mayWrite(ctx); err != nil {
 		return zstor.Report{}, err
 	}
-	report, err := s.engine.Rebuild(ctx, s.objectPath(objectPath), opts)
+	report, err := s.objects.Rebuild(ctx, s.objectPath(objectPath), opts)
 	row, rowErr := s.rowOf(ctx, objectPath, plain)
 	if rowErr != nil {
 		return report, errors.Join(err, rowErr)
@@ -161,7 +161,7 @@ func (s *System) storeAgain(ctx context.Context, row store.File, lost error) (zs
 	if err != nil {
 		return zstor.Report{}, errors.Join(lost, err)
 	}
-	obj, err := s.engine.StoreFile(ctx, s.objectPath(row.ObjectPath), file)
+	obj, err := s.objects.StoreFile(ctx, s.objectPath(row.ObjectPath), file)
 	if err != nil {
 		return zstor.Report{}, errors.Join(lost, err)
 	}

@@ -137,7 +137,7 @@ func (s *System) startEngine(ctx context.Context, stops *stopStack) error {
 	}
 	s.engine = engine
 	stops.push(engine.Close)
-	return nil
+	return s.openObjects()
 }
 
 func (s *System) startServer(ctx context.Context, stops *stopStack) error {

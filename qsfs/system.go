@@ -57,6 +57,7 @@ type System struct {
 	// What follows is set by Run before Ready.
 	store    *store.Store
 	engine   *zstor.Engine
+	objects  objects // moves whole files: the engine, or the daemon of the real zstor
 	server   *server.Server
 	spaces   []*space // metadata first
 	tree     *tree.Tree

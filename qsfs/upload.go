@@ -98,7 +98,7 @@ func (u *uploader) store(ctx context.Context, item store.Item) error {
 		release()
 	}
 	path := item.Path + "@" + item.Version
-	obj, err := u.sys.engine.StoreFile(ctx, u.sys.objectPath(path), item.Source)
+	obj, err := u.sys.objects.StoreFile(ctx, u.sys.objectPath(path), item.Source)
 	if err != nil {
 		return err
 	}
