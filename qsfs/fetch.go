@@ -106,18 +106,21 @@ func (f *fetcher) fetch(ctx context.Context, path string) error {
 	return nil
 }
 
-// retrieve brings an object to dst, if it is the one that ref names.
+// retrieve brings an object to dst, if it is the one that ref names. A read does
+// not wait for the daemon of an external zstor to come back: the embedded engine
+// reads as well.
 func (s *System) retrieve(ctx context.Context, ref fileRef, dst string) error {
-	return retrieve(ctx, s.engine, s.objectPath(ref.Object), ref, dst)
-}
-
-func retrieve(ctx context.Context, e *zstor.Engine, path string, ref fileRef, dst string) error {
-	obj, err := e.Lookup(ctx, path)
+	obj, err := s.engine.Lookup(ctx, s.objectPath(ref.Object))
 	if err != nil {
 		return err
 	}
 	if got := hex.EncodeToString(obj.Checksum[:]); got != ref.Checksum {
 		return fmt.Errorf("%s: its object has the checksum %s, the checkpoint names %s: %w", ref.Object, got, ref.Checksum, zstor.ErrDamaged)
 	}
-	return e.RetrieveObjectFile(ctx, obj, dst)
+	err = s.objects.RetrieveObjectFile(ctx, obj, dst)
+	if err != nil && ctx.Err() == nil && s.objects != objects(s.engine) {
+		s.log.Warn("the zstor daemon did not bring a file; it is fetched without it", "path", ref.Object, "err", err)
+		err = s.engine.RetrieveObjectFile(ctx, obj, dst)
+	}
+	return err
 }
