@@ -145,5 +145,10 @@ func (c *checkpointer) storeText(ctx context.Context, m *manifest) (fileRef, err
 	if err != nil {
 		return fileRef{}, err
 	}
+	if ids := shardBackends(obj); ids != nil {
+		if err := c.sys.store.SetPlacements(ctx, path, ids); err != nil {
+			return fileRef{}, err
+		}
+	}
 	return fileRef{Object: path, Length: int64(len(text)), Checksum: hex.EncodeToString(obj.Checksum[:])}, nil
 }

@@ -108,15 +108,33 @@ func (u *uploader) store(ctx context.Context, item store.Item) error {
 	if err := u.sys.confirm(ctx, obj); err != nil {
 		return err
 	}
-	sum := hex.EncodeToString(obj.Checksum[:])
-	if err := u.sys.store.MarkStored(ctx, item.Path, item.Version, path, sum); err != nil {
+	if err := u.sys.store.MarkStored(ctx, item.Path, item.Version, storedAs(obj, path)); err != nil {
 		return err
 	}
 	u.alias(ctx, obj, item)
+	return nil
+}
+
+// storedAs is what the store remembers of an object that its backends have
+// confirmed.
+func storedAs(obj zstor.Object, path string) store.Stored {
+	st := store.Stored{ObjectPath: path, Checksum: hex.EncodeToString(obj.Checksum[:]), State: store.FileStored, Verified: true, Backends: shardBackends(obj)}
 	if obj.Degraded {
-		return u.sys.store.SetFileState(ctx, item.Path, item.Version, store.FileDegraded, errDegraded)
+		st.State, st.Verified, st.Note = store.FileDegraded, false, errDegraded
 	}
-	return u.sys.store.MarkVerified(ctx, item.Path, item.Version)
+	return st
+}
+
+// shardBackends lists the ids of the backends that hold an object's shards, in
+// the order of the shards; nil where one of them is not known by an id.
+func shardBackends(obj zstor.Object) []string {
+	ids := make([]string, len(obj.Shards))
+	for i, sh := range obj.Shards {
+		if ids[i] = sh.Backend.ID; ids[i] == "" {
+			return nil
+		}
+	}
+	return ids
 }
 
 var errDegraded = errors.New("its metadata is on three of four backends")

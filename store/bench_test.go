@@ -61,7 +61,7 @@ func BenchmarkClaimDone(b *testing.B) {
 		if !ok {
 			b.Fatal("nothing to claim")
 		}
-		must(b, s.MarkStored(b.Context(), l.Item.Path, l.Item.Version, "o", "c"))
+		must(b, s.MarkStored(b.Context(), l.Item.Path, l.Item.Version, Stored{ObjectPath: "o", Checksum: "c", State: FileStored}))
 	}
 }
 

@@ -117,7 +117,10 @@ func (s *Store) CommitCheckpoint(ctx context.Context, seq int64) error {
 			return &PendingError{Seq: seq, Pending: n}
 		}
 		_, err = tx.Tx.ExecContext(ctx, s.q(`UPDATE {checkpoints} SET state = 'replaced' WHERE seq < ? AND state = 'open'`), seq)
-		return err
+		if err != nil {
+			return err
+		}
+		return s.forgetObjectsTx(ctx, tx.Tx, `retired > 0 AND retired <= ?`, seq)
 	})
 	return note(err, "commit checkpoint %d", seq)
 }

@@ -62,7 +62,7 @@ func crashChild(path string) error {
 			if !ok {
 				break
 			}
-			if err := s.MarkStored(ctx, l.Item.Path, l.Item.Version, "object", "sum"); err != nil {
+			if err := s.MarkStored(ctx, l.Item.Path, l.Item.Version, Stored{ObjectPath: "object", Checksum: "sum", State: FileStored}); err != nil {
 				return err
 			}
 			fmt.Println("stored", l.Item.Path)

@@ -15,7 +15,7 @@
 //	for s.Queue().Wait(ctx) == nil {
 //		lease, ok, err := s.Queue().Claim(ctx, "worker 1", 5*time.Minute)
 //		// … upload lease.Item, then one of
-//		err = s.MarkStored(ctx, lease.Item.Path, lease.Item.Version, object, sum)
+//		err = s.MarkStored(ctx, lease.Item.Path, lease.Item.Version, store.Stored{ObjectPath: object, Checksum: sum, State: store.FileStored})
 //		err = s.Queue().Fail(ctx, lease, cause)      // tried again later, for ever
 //	}
 //	err = s.CommitCheckpoint(ctx, cut.Seq)           // when PendingFor says zero

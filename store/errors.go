@@ -23,6 +23,9 @@ var (
 	ErrLocked = errors.New("store: database is in use by another process")
 	// ErrClosed says that the store was closed.
 	ErrClosed = errors.New("store: closed")
+	// ErrTemporary says that a file of zdbfs-temp was to be tracked: that
+	// namespace is made anew by whoever needs it, and never stored.
+	ErrTemporary = errors.New("store: files of zdbfs-temp are never stored")
 	// ErrReadOnly says that the store was opened with Options.ReadOnly.
 	ErrReadOnly = errors.New("store: opened read-only")
 )

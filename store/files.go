@@ -162,25 +162,56 @@ func (s *Store) RemoveFiles(ctx context.Context, paths ...string) error {
 	return note(err, "remove %d files", len(paths))
 }
 
+// Stored is what became of a version of a file.
+type Stored struct {
+	ObjectPath string
+	Checksum   string    // of the contents
+	State      FileState // FileStored or FileDegraded
+	Verified   bool      // its backends confirmed it just now
+	Backends   []string  // ids, in the order of its shards; nil: not known
+	Note       error     // why it is not more than degraded; may be nil
+}
+
 // MarkStored records that a version of a path is stored: the item leaves the
-// queue and, where the file's row is of this version, the file is stored. A
-// second call changes nothing but the time.
-func (s *Store) MarkStored(ctx context.Context, path, version, objectPath, checksum string) error {
+// queue and, where the file's row is of this version, the file is stored, or
+// degraded, and its placements are known, in one transaction: no crash leaves
+// a file that counts for more than it is. A second call changes nothing but
+// the times.
+func (s *Store) MarkStored(ctx context.Context, path, version string, to Stored) error {
+	if to.State != FileStored && to.State != FileDegraded {
+		return note(fmt.Errorf("as %q", to.State), "mark %q stored", path)
+	}
 	err := s.update(ctx, func(tx bun.Tx) error {
 		if _, err := tx.Tx.ExecContext(ctx, s.q(`DELETE FROM {queue} WHERE path = ? AND version = ?`), path, version); err != nil {
 			return err
 		}
-		_, err := tx.Tx.ExecContext(ctx, s.q(`UPDATE {files} SET state = ?, object_path = ?, checksum = ?, stored_at = ?, last_error = ''
-			WHERE path = ? AND version = ?`), string(FileStored), objectPath, checksum, s.now(), path, version)
-		if err != nil {
+		if err := s.markFileTx(ctx, tx.Tx, path, version, to); err != nil {
 			return err
 		}
-		return s.queue.recordDoneTx(ctx, tx, path, version, Result{ObjectPath: objectPath, Checksum: checksum})
+		if len(to.Backends) > 0 {
+			if err := s.setPlacementsTx(ctx, tx.Tx, to.ObjectPath, to.Backends); err != nil {
+				return err
+			}
+		}
+		return s.queue.recordDoneTx(ctx, tx, path, version, Result{ObjectPath: to.ObjectPath, Checksum: to.Checksum})
 	})
 	if err == nil {
 		s.queue.signal() // another version of the path may wait for this one
 	}
 	return note(err, "mark %q stored", path)
+}
+
+func (s *Store) markFileTx(ctx context.Context, tx *sql.Tx, path, version string, to Stored) error {
+	now, verified, text := s.now(), int64(0), ""
+	if to.Verified {
+		verified = now
+	}
+	if to.Note != nil {
+		text = clip(to.Note.Error(), maxErrorText)
+	}
+	_, err := tx.ExecContext(ctx, s.q(`UPDATE {files} SET state = ?, object_path = ?, checksum = ?, stored_at = ?, verified_at = ?, last_error = ?
+		WHERE path = ? AND version = ?`), string(to.State), to.ObjectPath, to.Checksum, now, verified, text, path, version)
+	return err
 }
 
 // SetFileState changes the state of a file if it still is of this version, or

@@ -218,7 +218,10 @@ func (q *RetryQueue) Fail(ctx context.Context, l Lease, cause error) error {
 		}
 		_, err = tx.Tx.ExecContext(ctx, q.q(`UPDATE {files} SET tries = tries + 1, last_error = ? WHERE path = ? AND version = ?`),
 			text, l.Item.Path, l.Item.Version)
-		return err
+		if err != nil {
+			return err
+		}
+		return q.recordFailureTx(ctx, tx.Tx, l.Item.Path, l.Item.Version, text)
 	})
 	return q.gaveBack(l, "fail", err)
 }

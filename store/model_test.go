@@ -222,7 +222,7 @@ func runModel(t *testing.T, rnd *rand.Rand, steps int) {
 		l := claim(t, s.Queue())
 		it := m.best()
 		require.Equal(t, it.Item, l.Item)
-		require.NoError(t, s.MarkStored(ctx, l.Item.Path, l.Item.Version, "o", "c"))
+		require.NoError(t, s.MarkStored(ctx, l.Item.Path, l.Item.Version, Stored{ObjectPath: "o", Checksum: "c", State: FileStored}))
 		m.remove(it)
 	}
 	st, err := s.Queue().Stats(ctx)

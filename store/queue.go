@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -60,6 +61,17 @@ const (
 // item that fails is tried again, after a time that doubles up to the retry
 // interval, until it is done. It is safe for concurrent use; several processes
 // may share one, although only calls of the same process wake its [RetryQueue.Wait].
+//
+// It is bounded in everything but its length, for a list of what is not safe
+// yet must not drop anything: it lives on disk, a claim takes one item, a
+// listing holds one page, an error's text and the log of failures end at a
+// size, and one path and version is in it once. What enters it is bounded by
+// what is on disk: one item per file.
+//
+// The order is that of need: the checkpoint that has waited longest first,
+// within it what others build on, then what came first. New items never go
+// before those of an earlier checkpoint, so that nothing waits for ever;
+// Stats.OldestAge tells how long the oldest one has.
 type RetryQueue struct {
 	*base
 	retryMin, retryMax time.Duration
@@ -168,9 +180,19 @@ func checkItems(items []Item) error {
 		if _, ok := it.Kind.rank(); !ok || it.Path == "" || it.Version == "" || it.Size < 0 {
 			return fmt.Errorf("%w: path %q, version %q, kind %q, size %d", errItem, it.Path, it.Version, it.Kind, it.Size)
 		}
+		if temporary(it.Path) || temporary(it.Source) {
+			return fmt.Errorf("%w: %q", ErrTemporary, it.Path)
+		}
 	}
 	return nil
 }
+
+// temporary says whether a path leads through a folder zdbfs-temp.
+func temporary(path string) bool {
+	return strings.HasPrefix(path, tempSpace+"/") || strings.Contains(path, "/"+tempSpace+"/")
+}
+
+const tempSpace = "zdbfs-temp"
 
 func (q *RetryQueue) enqueueTx(ctx context.Context, tx bun.Tx, items []Item) error {
 	const columns = 9

@@ -125,10 +125,70 @@ var migrations = [][]string{
 		`CREATE TABLE {state} (key TEXT PRIMARY KEY, value BLOB NOT NULL)`,
 		`CREATE INDEX {files_state} ON {files} (state, path)`,
 	},
+	{ // 3: replacements, placements, failed tries
+		`CREATE TABLE {replacements} (
+			id INTEGER PRIMARY KEY AUTOINCREMENT,
+			backend TEXT NOT NULL,
+			role TEXT NOT NULL,
+			successor TEXT NOT NULL,
+			step TEXT NOT NULL,
+			ended INTEGER NOT NULL,
+			reason TEXT NOT NULL,
+			started_at INTEGER NOT NULL,
+			changed_at INTEGER NOT NULL,
+			objects INTEGER NOT NULL,
+			rebuilt INTEGER NOT NULL,
+			bytes INTEGER NOT NULL,
+			error TEXT NOT NULL,
+			next_at INTEGER NOT NULL,
+			generation INTEGER NOT NULL,
+			position TEXT NOT NULL
+		)`,
+		`CREATE INDEX {replacements_open} ON {replacements} (id) WHERE ended = 0`,
+		// Ids of backends become numbers: five million placements then take some
+		// ten bytes each. Objects are looked up by backend and by path.
+		`CREATE TABLE {places} (
+			number INTEGER PRIMARY KEY AUTOINCREMENT,
+			id TEXT NOT NULL UNIQUE,
+			n INTEGER NOT NULL                    -- of its rows in placements, kept by triggers
+		)`,
+		`CREATE TABLE {objects} (
+			id INTEGER PRIMARY KEY AUTOINCREMENT,
+			path TEXT NOT NULL UNIQUE,
+			shards BLOB NOT NULL,                 -- uvarint numbers of the shards' backends, in order
+			retired INTEGER NOT NULL DEFAULT 0    -- the checkpoint whose commit makes it waste
+		)`,
+		`CREATE INDEX {objects_retired} ON {objects} (retired) WHERE retired > 0`,
+		`CREATE TABLE {placements} (
+			backend INTEGER NOT NULL,
+			object INTEGER NOT NULL,
+			PRIMARY KEY (backend, object)
+		) WITHOUT ROWID`,
+		`CREATE TRIGGER {placements_insert} AFTER INSERT ON {placements} BEGIN
+			UPDATE {places} SET n = n + 1 WHERE number = NEW.backend;
+		END`,
+		`CREATE TRIGGER {placements_delete} AFTER DELETE ON {placements} BEGIN
+			UPDATE {places} SET n = n - 1 WHERE number = OLD.backend;
+		END`,
+		// What took an object's place is committed later: until then a restore would
+		// read the old one, so it is kept track of until then.
+		`CREATE TRIGGER {files_moved} AFTER UPDATE OF object_path ON {files} WHEN OLD.object_path <> NEW.object_path BEGIN
+			UPDATE {objects} SET retired = max(1, NEW.checkpoint) WHERE path = OLD.object_path;
+		END`,
+		`CREATE TABLE {failures} (
+			id INTEGER PRIMARY KEY AUTOINCREMENT,
+			path TEXT NOT NULL,
+			version TEXT NOT NULL,
+			at INTEGER NOT NULL,
+			error TEXT NOT NULL
+		)`,
+		`CREATE INDEX {failures_path} ON {failures} (path, id)`,
+	},
 }
 
 // tables of the newest schema.
-var tables = []string{"queue", "done", "sums", "files", "checkpoints", "generations", "backends", "events", "state"}
+var tables = []string{"queue", "done", "sums", "files", "checkpoints", "generations", "backends", "events", "state",
+	"replacements", "places", "objects", "placements", "failures"}
 
 // migrate brings the schema to version target, in one transaction.
 func (b *base) migrate(ctx context.Context, target int) error {

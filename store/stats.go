@@ -17,7 +17,7 @@ type Stats struct {
 	Failed       int           // tried at least once, and waiting for the next try
 	Stored       int           // paths whose last version is done
 	BytesPending int64         // of all items that are not done
-	Oldest       time.Duration // age of the oldest item that is not done
+	OldestAge    time.Duration // age of the oldest item that is not done
 }
 
 // Stats gives the queue in numbers, in a time that does not grow with it.
@@ -41,7 +41,7 @@ func (q *RetryQueue) Stats(ctx context.Context) (Stats, error) {
 	s.Failed = tried - leasedTried
 	s.Pending = items - s.Failed - s.Uploading
 	if oldest.Valid {
-		s.Oldest = max(0, time.Duration(q.now()-oldest.Int64)*time.Millisecond)
+		s.OldestAge = max(0, time.Duration(q.now()-oldest.Int64)*time.Millisecond)
 	}
 	return s, nil
 }

@@ -36,7 +36,7 @@ func TestCheckpointRoundTrip(t *testing.T) {
 		require.Equal(t, items[i].Path, l.Item.Path)
 		var pending *PendingError
 		require.ErrorAs(t, s.CommitCheckpoint(ctx, 1), &pending)
-		require.NoError(t, s.MarkStored(ctx, l.Item.Path, l.Item.Version, "o", "sum"))
+		require.NoError(t, s.MarkStored(ctx, l.Item.Path, l.Item.Version, Stored{ObjectPath: "o", Checksum: "sum", State: FileStored}))
 	}
 	require.NoError(t, s.CommitCheckpoint(ctx, 1))
 	require.ErrorIs(t, s.CommitCheckpoint(ctx, 1), ErrCommitted)

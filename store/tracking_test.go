@@ -71,7 +71,7 @@ func TestMarkStoredOfAnOldVersion(t *testing.T) {
 	s := openTemp(t, Options{})
 	require.NoError(t, s.BeginCheckpoint(ctx, Checkpoint{Seq: 1}, []Item{item("i0", "1")}, []File{{Path: "i0", Version: "1", Kind: KindIndex, State: FilePending}}))
 	require.NoError(t, s.BeginCheckpoint(ctx, Checkpoint{Seq: 2}, []Item{item("i0", "2")}, []File{{Path: "i0", Version: "2", Kind: KindIndex, State: FilePending}}))
-	require.NoError(t, s.MarkStored(ctx, "i0", "1", "o1", "c1"))
+	require.NoError(t, s.MarkStored(ctx, "i0", "1", Stored{ObjectPath: "o1", Checksum: "c1", State: FileStored}))
 	f, err := s.File(ctx, "i0")
 	require.NoError(t, err)
 	require.Equal(t, FilePending, f.State)
@@ -79,8 +79,8 @@ func TestMarkStoredOfAnOldVersion(t *testing.T) {
 	var pending *PendingError
 	require.ErrorAs(t, s.CommitCheckpoint(ctx, 2), &pending)
 	require.Equal(t, 1, pending.Pending)
-	require.NoError(t, s.MarkStored(ctx, "i0", "2", "o2", "c2"))
-	require.NoError(t, s.MarkStored(ctx, "i0", "2", "o2", "c2"), "twice is once")
+	require.NoError(t, s.MarkStored(ctx, "i0", "2", Stored{ObjectPath: "o2", Checksum: "c2", State: FileStored}))
+	require.NoError(t, s.MarkStored(ctx, "i0", "2", Stored{ObjectPath: "o2", Checksum: "c2", State: FileStored}), "twice is once")
 	require.NoError(t, s.CommitCheckpoint(ctx, 2))
 	checkSums(t, s)
 }
@@ -99,7 +99,7 @@ func TestTrackFiles(t *testing.T) {
 		return f
 	}
 	require.Equal(t, FilePending, again(5).State)
-	require.NoError(t, s.MarkStored(ctx, "d0", "1", "o", "c"))
+	require.NoError(t, s.MarkStored(ctx, "d0", "1", Stored{ObjectPath: "o", Checksum: "c", State: FileStored}))
 	f := again(6)
 	require.Equal(t, FileStored, f.State)
 	require.Equal(t, "o", f.ObjectPath)
@@ -115,7 +115,7 @@ func TestTrackFiles(t *testing.T) {
 	require.Equal(t, FilePending, f.State)
 	require.EqualValues(t, 8, f.Checkpoint)
 	require.Equal(t, "d0", claim(t, s.Queue()).Item.Path)
-	require.NoError(t, s.MarkStored(ctx, "d0", "1", "o", "c"))
+	require.NoError(t, s.MarkStored(ctx, "d0", "1", Stored{ObjectPath: "o", Checksum: "c", State: FileStored}))
 	require.Equal(t, FileStored, again(9).State)
 
 	seen.Version = "2"
@@ -140,10 +140,10 @@ func TestCheckpoints(t *testing.T) {
 	require.False(t, open[0].Created.IsZero())
 
 	// A cut waits for what earlier cuts wait for: it names it too.
-	require.NoError(t, s.MarkStored(ctx, "p2", "1", "o", "c"))
+	require.NoError(t, s.MarkStored(ctx, "p2", "1", Stored{ObjectPath: "o", Checksum: "c", State: FileStored}))
 	var pending *PendingError
 	require.ErrorAs(t, s.CommitCheckpoint(ctx, 2), &pending)
-	require.NoError(t, s.MarkStored(ctx, "p1", "1", "o", "c"))
+	require.NoError(t, s.MarkStored(ctx, "p1", "1", Stored{ObjectPath: "o", Checksum: "c", State: FileStored}))
 	require.NoError(t, s.SetManifest(ctx, 2, "manifest@9.2"))
 	require.NoError(t, s.CommitCheckpoint(ctx, 2))
 	require.ErrorIs(t, s.CommitCheckpoint(ctx, 1), ErrCommitted, "replaced by 2")
