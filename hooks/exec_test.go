@@ -37,6 +37,8 @@ func TestMain(m *testing.M) {
 func program(mode, file string) int {
 	fail := func(err error) int { fmt.Fprintln(os.Stderr, err); return 99 }
 	switch mode {
+	case "spool":
+		return putForEver(file)
 	case "record":
 		fds, err := os.ReadDir("/proc/self/fd")
 		if err != nil {

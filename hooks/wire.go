@@ -35,6 +35,19 @@ const (
 var ErrWire = errors.New("hooks: malformed message")
 
 func encodeRequest(args []string) ([]byte, error) {
+	body, err := encodeArgs(args)
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, 0, len(requestMagic)+4+len(body))
+	b = append(b, requestMagic...)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(body)))
+	return append(b, body...), nil
+}
+
+// encodeArgs is what decodeArgs reads: number of arguments, then length and
+// bytes of each.
+func encodeArgs(args []string) ([]byte, error) {
 	size := 4
 	for _, a := range args {
 		size += 4 + len(a)
@@ -42,10 +55,7 @@ func encodeRequest(args []string) ([]byte, error) {
 	if size > maxRequest || len(args) > maxArguments {
 		return nil, fmt.Errorf("%w: %d bytes in %d arguments, at most %d in %d", ErrWire, size, len(args), maxRequest, maxArguments)
 	}
-	b := make([]byte, 0, len(requestMagic)+4+size)
-	b = append(b, requestMagic...)
-	b = binary.LittleEndian.AppendUint32(b, uint32(size))
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(args)))
+	b := binary.LittleEndian.AppendUint32(make([]byte, 0, size), uint32(len(args)))
 	for _, a := range args {
 		b = binary.LittleEndian.AppendUint32(b, uint32(len(a)))
 		b = append(b, a...)

@@ -1,17 +1,22 @@
 // Command quantumd-hook is what a zdb runs for its events: `zdb --hook
-// quantumd-hook`. It hands the event to the daemon and ends with its answer.
+// quantumd-hook`. It hands the event to the daemon and ends with its answer;
+// what the daemon cannot take now waits in the spool. It reads no configuration
+// and no database.
 //
 // The daemon's socket is named by the environment variable
 // QUANTUMD_HOOK_SOCKET, else by the file quantumd-hook.socket beside this
-// program, else it is /run/qsfs/hook.sock.
+// program, else it is /run/qsfs/hook.sock. Beside the socket the daemon leaves
+// hook.conf, which names the spool and what else is needed while the daemon is
+// down.
 package main
 
 import (
 	"context"
-	"fmt"
 	"os"
+	"os/signal"
 	"syscall"
 
+	"github.com/threefoldtech/quantumd/engine/zstor/monitor"
 	"github.com/threefoldtech/quantumd/hooks"
 )
 
@@ -24,18 +29,18 @@ func main() {
 }
 
 func run(args []string) int {
-	program, err := os.Executable()
+	path, err := os.Executable()
 	if err != nil {
-		program = os.Args[0]
+		path = os.Args[0]
 	}
-	socket, err := hooks.FindSocket(os.Getenv, program)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "quantumd-hook:", err)
-		return 1
-	}
-	code, reason := hooks.Relay(context.Background(), &hooks.Client{Socket: socket}, args)
-	if reason != nil {
-		fmt.Fprintln(os.Stderr, "quantumd-hook:", reason)
-	}
-	return code
+	// One that is killed counts for zdb as one that succeeded: asked to end, it
+	// still puts its event into the spool.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer stop()
+	p := hooks.Program{Getenv: os.Getenv, Path: path, Stderr: os.Stderr, Retrieve: retrieve}
+	return p.Run(ctx, args)
+}
+
+func retrieve(ctx context.Context, socket, file string) error {
+	return monitor.NewClient(socket).Retrieve(ctx, monitor.Retrieve{File: file})
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/threefoldtech/quantumd/engine/zstor/monitor"
 	"github.com/threefoldtech/quantumd/hooks"
 )
 
@@ -117,15 +118,96 @@ func TestEventReachesTheDaemon(t *testing.T) {
 
 func TestDaemonDown(t *testing.T) {
 	t.Parallel()
-	socket := filepath.Join(t.TempDir(), "none")
-	code, text := call(t, socket, "jump-data", "tcp://x", "d0", "d1")
-	require.Zero(t, code)
-	require.Contains(t, text, "not delivered")
-	code, text = call(t, socket, "missing-data", "tcp://x", "d0")
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "none")
+	spool := &hooks.Spool{Dir: filepath.Join(dir, "sp ool")}
+	require.NoError(t, hooks.Settings{Socket: socket, Spool: spool.Dir}.Write())
+	for _, args := range [][]string{
+		{"jump-data", "tcp://x", "d0\nwith \xff bytes", "d1"}, {"jump-index", "tcp://x", "i0", "i1", "3 4"}, {"close", "tcp://x"},
+	} {
+		code, text := call(t, socket, args...)
+		require.Zero(t, code, text)
+		require.Contains(t, text, "spooled")
+	}
+	code, text := call(t, socket, "missing-data", "tcp://x", "d0")
 	require.Equal(t, 1, code)
 	require.Contains(t, text, "does not answer")
+	code, _ = call(t, socket, "ready", "tcp://x")
+	require.Zero(t, code)
 	code, _ = call(t, socket)
 	require.Equal(t, 1, code)
+	var got []hooks.Event
+	_, err := spool.Drain(t.Context(), func(_ context.Context, e hooks.Spooled) error {
+		got = append(got, e.Event)
+		return nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, []hooks.Event{
+		{Kind: hooks.JumpData, Instance: "tcp://x", Data: "d0\nwith \xff bytes", NextData: "d1"},
+		{Kind: hooks.JumpIndex, Instance: "tcp://x", Index: "i0", NextIndex: "i1", Dirty: []uint32{3, 4}},
+		{Kind: hooks.Close, Instance: "tcp://x"},
+	}, got)
+}
+
+// A service manager that stops zdb ends its hooks too: the event is kept.
+func TestAskedToEndWhileItWaits(t *testing.T) {
+	t.Parallel()
+	waiting, release := make(chan struct{}), make(chan struct{})
+	r := &recorder{answer: func(hooks.Event) error {
+		close(waiting)
+		<-release
+		return nil
+	}}
+	listen(t, r)
+	defer close(release)
+	self, err := os.Executable()
+	require.NoError(t, err)
+	spool := &hooks.Spool{Dir: t.TempDir()}
+	cmd := exec.Command(self, "close", "tcp://x")
+	cmd.Env = append(os.Environ(), asHook+"=1", hooks.SocketEnv+"="+r.socket, hooks.SpoolEnv+"="+spool.Dir)
+	require.NoError(t, cmd.Start())
+	<-waiting
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, cmd.Wait())
+	st, err := spool.Stats()
+	require.NoError(t, err)
+	require.Equal(t, 1, st.Events)
+}
+
+// The zstor brings a file back while the daemon is down.
+func TestMissingDataThroughZstor(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "qh")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	ln, err := net.Listen("unix", filepath.Join(dir, "zstor.sock"))
+	require.NoError(t, err)
+	z := &zstor{}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- monitor.NewServer(z, monitor.Options{}).Serve(ctx, ln) }()
+	t.Cleanup(func() { cancel(); <-ended })
+	socket := filepath.Join(dir, "none")
+	require.NoError(t, hooks.Settings{Socket: socket, Spool: filepath.Join(dir, "spool"), Zstor: ln.Addr().String()}.Write())
+	code, text := call(t, socket, "missing-data", "tcp://x", "/data/zdbfs-data/d4")
+	require.Zero(t, code, text)
+	code, text = call(t, socket, "missing-data", "tcp://x", "/data/zdbfs-data/d5")
+	require.Equal(t, 1, code)
+	require.Contains(t, text, "no such object")
+	require.Equal(t, []string{"/data/zdbfs-data/d4", "/data/zdbfs-data/d5"}, z.files)
+}
+
+type zstor struct {
+	monitor.Handler // what is not asked for here
+	files           []string
+}
+
+func (z *zstor) Retrieve(_ context.Context, r monitor.Retrieve) error {
+	z.files = append(z.files, r.File)
+	if strings.HasSuffix(r.File, "d5") {
+		return errors.New("no such object")
+	}
+	return nil
 }
 
 // A real zdb calls the program and obeys it.
@@ -195,14 +277,46 @@ func freePort(t *testing.T) int {
 	return ln.Addr().(*net.TCPAddr).Port
 }
 
-// BenchmarkCall is one event from the program's start to its answer; the test
-// binary is larger than the program.
+// BenchmarkCall is one event from the program's start to its end, of the program
+// as it is installed: `go test -bench Call -benchtime 200x` tells how 200 calls
+// are distributed.
 func BenchmarkCall(b *testing.B) {
-	r := &recorder{}
-	listen(b, r)
-	for b.Loop() {
-		if code, text := call(b, r.socket, "jump-data", "tcp://x", "d0", "d1"); code != 0 {
-			b.Fatal(text)
-		}
+	program := filepath.Join(b.TempDir(), "quantumd-hook")
+	build := exec.Command(goTool(), "build", "-ldflags", "-s -w", "-o", program, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(b, err, string(out))
+	up := &recorder{}
+	listen(b, up)
+	for _, c := range []struct {
+		name, socket string
+		args         []string
+	}{
+		{"up", up.socket, []string{"jump-index", "tcp://x", "i0", "i1", "1 2 3"}},
+		{"spooled", filepath.Join(b.TempDir(), "none"), []string{"jump-index", "tcp://x", "i0", "i1", "1 2 3"}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			var took []time.Duration
+			for b.Loop() {
+				cmd := exec.Command(program, c.args...)
+				cmd.Env = []string{hooks.SocketEnv + "=" + c.socket, hooks.SpoolEnv + "=" + filepath.Join(b.TempDir(), "spool")}
+				began := time.Now()
+				if err := cmd.Run(); err != nil {
+					b.Fatal(err)
+				}
+				took = append(took, time.Since(began))
+			}
+			slices.Sort(took)
+			for name, at := range map[string]int{"p50-ms": len(took) / 2, "p95-ms": len(took) * 95 / 100, "max-ms": len(took) - 1} {
+				b.ReportMetric(float64(took[at].Microseconds())/1000, name)
+			}
+		})
 	}
+}
+
+func goTool() string {
+	if g := os.Getenv("GO"); g != "" {
+		return g
+	}
+	return "go"
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/backend/local"
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
+	"github.com/threefoldtech/quantumd/engine/zstor/monitor"
 	"github.com/threefoldtech/quantumd/hooks"
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/config"
@@ -53,16 +54,15 @@ func (c *hookCmd) Run(ctx context.Context, a *app) error {
 		a.printf("usage: quantumd hook [--dir DIR] EVENT INSTANCE [ARGUMENT...]\n\nWhat a zdb calls for each event; hands it to the daemon and ends with its answer.")
 		return nil
 	}
-	socket, err := a.hookSocket()
+	program, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	code, reason := hooks.Relay(ctx, &hooks.Client{Socket: socket}, args)
-	if code != 0 {
-		return &codeError{code: code, err: reason}
-	}
-	if reason != nil {
-		a.notef("%v", reason)
+	p := hooks.Program{Getenv: a.getenv, Path: program, Socket: a.hookSocket(), Stderr: a.stderr, Retrieve: func(ctx context.Context, socket, file string) error {
+		return monitor.NewClient(socket).Retrieve(ctx, monitor.Retrieve{File: file})
+	}}
+	if code := p.Run(ctx, args); code != 0 {
+		return &codeError{code: code}
 	}
 	return nil
 }
@@ -88,18 +88,16 @@ func (a *app) hookFlags(args []string) []string {
 	return args
 }
 
-func (a *app) hookSocket() (string, error) {
-	if a.globals.Dir != "" {
-		return qsfs.LayoutBelow(a.dir()).HookSocket(), nil
+// hookSocket is that of the system which the flags select; empty when they
+// select none.
+func (a *app) hookSocket() string {
+	switch {
+	case a.globals.Dir != "":
+		return qsfs.LayoutBelow(a.dir()).HookSocket()
+	case a.globals.Root != "":
+		return qsfs.SystemLayout(a.globals.Root, config.Default()).HookSocket()
 	}
-	if a.globals.Root != "" {
-		return qsfs.SystemLayout(a.globals.Root, config.Default()).HookSocket(), nil
-	}
-	program, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
-	return hooks.FindSocket(a.getenv, program)
+	return ""
 }
 
 // runSupervise is the process behind a service where no service manager runs.
