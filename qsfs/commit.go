@@ -70,6 +70,8 @@ func (c *checkpointer) writeHead(ctx context.Context, m *manifest, ref fileRef) 
 		return err
 	}
 	defer release()
+	c.sys.recordLock.Lock()
+	defer c.sys.recordLock.Unlock()
 	id := c.sys.fence.id
 	return c.sys.epochs.write(holding, c.sys.epochs.headKey(id.Epoch, id.UUID),
 		head{Schema: recordSchema, Epoch: id.Epoch, UUID: id.UUID, Seq: m.Seq, Created: m.Created, Manifest: ref}, false)

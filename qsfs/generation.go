@@ -357,3 +357,17 @@ func (s *System) sealKey() (seal.Key, error) {
 	copy(k[:], key)
 	return k, err
 }
+
+// relieved is the generation in which a full data backend keeps what it holds,
+// and another one takes what is new.
+func (g *generation) relieved(id string, by backend.Backend) *generation {
+	n := &generation{Schema: recordSchema, Number: g.Number + 1, Created: time.Now().UTC(), Reason: fmt.Sprintf("%s relieves %s, which is full", by.ID, id),
+		Backends: slices.Clone(g.Backends), Leaving: g.Leaving, Retired: g.Retired}
+	for i := range n.Backends {
+		if n.Backends[i].ID == id {
+			n.Backends[i].Spare = true
+		}
+	}
+	n.Backends = append(n.Backends, memberOf(by))
+	return n
+}

@@ -3,11 +3,14 @@ package qsfs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
 	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/internal/boottime"
 )
 
 // healthEvery is how often each backend is looked at.
@@ -23,6 +26,18 @@ type healthWatch struct {
 	health map[string]backend.Health // by id
 	leased bool                      // the last renewal succeeded
 	looked bool                      // a first look is done
+
+	lastLook time.Duration   // boot time
+	network  bool            // so many backends answered that this machine's network is up
+	losses   map[string]loss // by id, of backends in the set
+	suspects map[string]int  // damaged shards found since the backend was last replaced
+}
+
+// loss is a backend that cannot be relied on.
+type loss struct {
+	reason string
+	full   bool          // it is only full: what it holds can be read
+	lasted time.Duration // as far as it was seen, with the network of this machine up
 }
 
 // run looks until ctx ends.
@@ -43,6 +58,7 @@ func (w *healthWatch) look(ctx context.Context) {
 			w.log.Warn("degraded files could not be completed", "err", err)
 		}
 	}
+	w.sys.replacing.tell()
 	if up || back {
 		// What failed because of them is tried now, not at the end of its pause.
 		if _, err := w.sys.store.Queue().RetryNow(ctx); err != nil && ctx.Err() == nil {
@@ -82,11 +98,8 @@ func (w *healthWatch) lease(ctx context.Context) bool {
 // backends asks every backend at the same time; true when one is up that was
 // not.
 func (w *healthWatch) backends(ctx context.Context) bool {
-	list, err := w.sys.opts.provisioner.List(ctx)
-	if err != nil {
-		w.log.Warn("cannot list the backends", "err", err)
-		return false
-	}
+	set := w.sys.current().list()
+	list := append(set, w.spares(ctx)...)
 	found := make([]backend.Health, len(list))
 	var asking sync.WaitGroup
 	for i, b := range list {
@@ -105,22 +118,128 @@ func (w *healthWatch) backends(ctx context.Context) bool {
 	w.order = list
 	w.looked = true
 	up := false
+	known := map[string]bool{}
 	for i, b := range list {
-		old, known := w.health[b.ID]
+		known[b.ID] = true
+		old, seen := w.health[b.ID]
 		now := found[i]
 		now.Since = time.Now()
 		if now.State == backend.Up || now.State == backend.Full {
 			w.sys.engine.Reachable(b)
 		}
-		if known && old.State == now.State {
+		if seen && old.State == now.State {
 			now.Since = old.Since
-		} else if known || now.State != backend.Up {
+		} else if seen || now.State != backend.Up {
 			w.log.Info("backend", "backend", b.ID, "address", b.Address, "state", now.State, "err", now.Err)
+			w.sys.happened(ctx, eventBackend, b.ID, "%s", stateInWords(now))
 			up = up || now.State == backend.Up
 		}
 		w.health[b.ID] = now
 	}
+	for id := range w.health {
+		if !known[id] {
+			delete(w.health, id)
+		}
+	}
+	w.weigh(set)
 	return up
+}
+
+func stateInWords(h backend.Health) string {
+	if h.Err != nil {
+		return fmt.Sprintf("is %s: %v", h.State, h.Err)
+	}
+	return fmt.Sprintf("is %s", h.State)
+}
+
+// spares are listed backends that are not in the set, nor were.
+func (w *healthWatch) spares(ctx context.Context) []backend.Backend {
+	list, err := w.sys.opts.provisioner.List(ctx)
+	if err != nil && len(list) == 0 {
+		w.log.Warn("cannot list the backends", "err", err)
+	}
+	g := w.sys.current()
+	var out []backend.Backend
+	for _, b := range list {
+		if b.Spare && !g.knows(b) {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// What makes a backend one that cannot be relied on.
+const (
+	// slowAnswer is how long a backend may take to answer a look.
+	slowAnswer = 2 * time.Second
+	// badShards is how many damaged shards a scrub may find on one backend before
+	// its disk is taken for failing.
+	badShards = 10
+)
+
+// weigh adds up how long each backend of the set has not worked. What was not
+// seen does not count, nor what was seen while most backends did not answer: then
+// it is this machine's network that is down. The caller holds mu.
+func (w *healthWatch) weigh(set []backend.Backend) {
+	now := boottime.Now()
+	passed := min(now-w.lastLook, 2*healthEvery)
+	if w.lastLook == 0 {
+		passed = 0
+	}
+	w.lastLook = now
+	answered := 0
+	for _, b := range set {
+		if h := w.health[b.ID]; h.State != backend.Down || h.Latency > 0 {
+			answered++ // also with an error
+		}
+	}
+	w.network = 2*answered > len(set)
+	losses := map[string]loss{}
+	for _, b := range set {
+		l, lost := w.lost(b)
+		if !lost {
+			continue
+		}
+		if old, seen := w.losses[b.ID]; seen {
+			l.lasted = old.lasted
+			if w.network {
+				l.lasted += passed
+			}
+		}
+		losses[b.ID] = l
+	}
+	w.losses = losses
+}
+
+// lost says whether, and why, a backend cannot be relied on.
+func (w *healthWatch) lost(b backend.Backend) (loss, bool) {
+	h := w.health[b.ID]
+	switch {
+	case h.State == backend.Down && h.Err != nil:
+		return loss{reason: h.Err.Error()}, true
+	case h.State == backend.Full && !b.Spare: // a spare in the set is one that was relieved
+		return loss{reason: "it is full", full: b.Role == backend.Data}, true
+	case h.State == backend.Up && h.Latency > slowAnswer:
+		return loss{reason: fmt.Sprintf("it takes %s to answer", h.Latency.Round(time.Millisecond))}, true
+	case w.suspects[b.ID] >= badShards:
+		return loss{reason: fmt.Sprintf("%d of its shards are damaged", w.suspects[b.ID])}, true
+	}
+	return loss{}, false
+}
+
+// suspect notes that a damaged shard was found on a backend.
+func (w *healthWatch) suspect(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.suspects[id]++
+}
+
+// look at what is lost: by id, whether this machine's network is up, and whether
+// anything is known at all.
+func (w *healthWatch) lostNow() (losses map[string]loss, network, looked bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.losses), w.network, w.looked
 }
 
 // allMetaUp says whether every metadata backend answered the last look.
@@ -147,5 +266,5 @@ func (w *healthWatch) snapshot() ([]backend.Backend, map[string]backend.Health, 
 }
 
 func newHealthWatch(s *System) *healthWatch {
-	return &healthWatch{sys: s, log: s.log.With("component", "health"), health: map[string]backend.Health{}}
+	return &healthWatch{sys: s, log: s.log.With("component", "health"), health: map[string]backend.Health{}, losses: map[string]loss{}, suspects: map[string]int{}}
 }

@@ -235,6 +235,15 @@ func loadManifest(ctx context.Context, e *zstor.Engine, root string, ref fileRef
 	return m.over(base), nil
 }
 
+// manifestBase names the base of a manifest; nil where it has none.
+func manifestBase(ctx context.Context, e *zstor.Engine, root string, ref fileRef) (*fileRef, error) {
+	m, err := loadOneManifest(ctx, e, root, ref)
+	if err != nil {
+		return nil, err
+	}
+	return m.Base, nil
+}
+
 func loadOneManifest(ctx context.Context, e *zstor.Engine, root string, ref fileRef) (*manifest, error) {
 	if ref.Length > maxManifest {
 		return nil, fmt.Errorf("%w: %d bytes", errManifest, ref.Length)

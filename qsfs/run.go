@@ -228,6 +228,7 @@ func (s *System) startWork(ctx context.Context, stops *stopStack) error {
 	}
 	work.Go(func() { s.check.run(ctx) })
 	work.Go(func() { s.health.run(ctx) })
+	work.Go(func() { s.replacing.run(ctx) })
 	work.Go(func() { s.keepCache(ctx) })
 	stops.push(func() error {
 		cancel()

@@ -31,6 +31,9 @@ func (s *System) Status(ctx context.Context) (*client.Status, error) {
 	if err := s.queueStatus(ctx, st); err != nil {
 		return nil, err
 	}
+	if err := s.replacementStatus(ctx, st); err != nil {
+		return nil, err
+	}
 	s.backendStatus(st)
 	s.cacheStatus(st)
 	s.checkpointStatus(st)

@@ -55,17 +55,19 @@ type System struct {
 	running   atomic.Bool
 
 	// What follows is set by Run before Ready.
-	store    *store.Store
-	engine   *zstor.Engine
-	objects  objects // moves whole files: the engine, or the daemon of the real zstor
-	server   *server.Server
-	spaces   []*space // metadata first
-	tree     *tree.Tree
-	fence    *fence
-	epochs   *epochs
-	check    *checkpointer
-	health   *healthWatch
-	fetching fetcher
+	store      *store.Store
+	engine     *zstor.Engine
+	objects    objects // moves whole files: the engine, or the daemon of the real zstor
+	server     *server.Server
+	spaces     []*space // metadata first
+	tree       *tree.Tree
+	fence      *fence
+	epochs     *epochs
+	check      *checkpointer
+	health     *healthWatch
+	fetching   fetcher
+	replacing  *replacer
+	recordLock sync.Mutex // of whole records that change: one writer at a time
 
 	changed *signal                    // told after each event
 	set     atomic.Pointer[generation] // the backends in use

@@ -229,6 +229,9 @@ func (p *Provisioner) retire(ctx context.Context, id string) error {
 	if err := p.stop(ctx, i); err != nil {
 		return err
 	}
+	if err := p.noteRetired(i); err != nil {
+		return err
+	}
 	if err := os.Rename(i.Dir, filepath.Join(p.dir, retiredPrefix+id+"-"+newPassword().Reveal())); err != nil {
 		return err
 	}

@@ -56,6 +56,13 @@ func (p *Provisioner) choosePort() (uint16, error) {
 	for _, i := range instances {
 		taken[i.Address.Port()] = true
 	}
+	retired, err := p.Retired()
+	if err != nil {
+		return 0, fmt.Errorf("choose a port: those of retired backends are not known: %w", err)
+	}
+	for _, b := range retired {
+		taken[b.Address.Port()] = true
+	}
 	end := ephemeralPorts()
 	return freePort(taken, func() uint16 {
 		if end <= firstPort+1000 {

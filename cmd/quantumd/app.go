@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -127,8 +128,9 @@ func (a *app) provisioner(cfg *config.Config) (backend.Provisioner, error) {
 }
 
 // localBeside gives the local backends that belong to a configuration; nil
-// when there are none. The configuration decides: where it lists a backend that
-// is not one of those in the folder, they are another deployment's.
+// when there are none. The configuration decides: where most of the backends
+// that it lists are not of those in the folder, nor were, they are another
+// deployment's. One that is lost with its files does not change that.
 func (a *app) localBeside(cfg *config.Config) *local.Provisioner {
 	dir := a.layout(cfg).Backends
 	if cfg.File() != "" && cfg.File() != filepath.Join(a.globals.Root, qsfs.SystemConfig) {
@@ -146,16 +148,22 @@ func (a *app) localBeside(cfg *config.Config) *local.Provisioner {
 		a.notef("the local backends below %s are left alone: %v", dir, err)
 		return nil
 	}
+	retired, err := p.Retired()
+	if err != nil {
+		a.notef("the local backends below %s are left alone: %v", dir, err)
+		return nil
+	}
 	known := map[string]bool{}
-	for _, b := range here {
+	for _, b := range slices.Concat(here, retired) {
 		known[b.Address.String()+" "+b.Namespace] = true
 	}
+	listed := 0
 	for _, b := range cfg.Backends {
-		if !known[b.Address+" "+b.Namespace] {
-			return nil
+		if known[b.Address+" "+b.Namespace] {
+			listed++
 		}
 	}
-	if len(here) == 0 {
+	if len(here) == 0 || 2*listed <= len(cfg.Backends) && len(cfg.Backends) > 0 {
 		return nil
 	}
 	return p

@@ -43,6 +43,7 @@ type cli struct {
 	Services  servicesCmd  `cmd:"" help:"List the installed services."`
 	Queue     queueCmd     `cmd:"" help:"Files on their way to the backends."`
 	Backends  backendsCmd  `cmd:"" help:"The backends in use."`
+	Replace   replaceCmd   `cmd:"" help:"Replace backends: by others, with what they held made anew."`
 	Evict     evictCmd     `cmd:"" help:"Drop local data files that are safe on the backends."`
 	Wait      waitCmd      `cmd:"" help:"Wait until the system serves."`
 	ConfigCmd configCmd    `cmd:"" name:"config" help:"The configuration: example, check, show."`

@@ -178,8 +178,43 @@ type counted struct {
 	data int
 }
 
-// Specs lists what to make.
-func (c counted) Specs() []backend.Spec { return qsfs.DefaultSpecs(backend.MetaBackends, c.data) }
+// Specs lists what to make: as many as are asked for, those that there are
+// first, then new ones whose ids nobody had.
+func (c counted) Specs() []backend.Spec {
+	here, err := c.List(context.Background()) // reads files only
+	retired, retiredErr := c.Retired()
+	if err != nil || retiredErr != nil {
+		return qsfs.DefaultSpecs(backend.MetaBackends, c.data) // Provision says what is wrong
+	}
+	var specs []backend.Spec
+	for _, role := range []struct {
+		role backend.Role
+		want int
+	}{{backend.Meta, backend.MetaBackends}, {backend.Data, c.data}} {
+		specs = append(specs, specsOf(role.role, role.want, here, retired)...)
+	}
+	return specs
+}
+
+func specsOf(role backend.Role, want int, here, retired []backend.Backend) []backend.Spec {
+	var specs []backend.Spec
+	had := map[string]bool{}
+	for _, b := range retired {
+		had[b.ID] = true
+	}
+	for _, b := range here {
+		had[b.ID] = true
+		if b.Role == role {
+			specs = append(specs, backend.Spec{ID: b.ID, Role: role})
+		}
+	}
+	for n := 0; len(specs) < want; n++ {
+		if id := fmt.Sprintf("%s%d", role, n); !had[id] {
+			specs = append(specs, backend.Spec{ID: id, Role: role})
+		}
+	}
+	return specs
+}
 
 // listed reaches the backends that the configuration lists, and installs it.
 func (c *deployCmd) listed(ctx context.Context, a *app) error {

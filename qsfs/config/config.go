@@ -106,6 +106,7 @@ type Replace struct {
 	After           Duration `yaml:"after"`
 	MaxPerDay       int      `yaml:"max_per_day"`
 	MaxCostPerMonth string   `yaml:"max_cost_per_month"`
+	Rate            Size     `yaml:"rate"` // bytes a second that a rebuild moves at most; zero: no limit
 }
 
 // Metrics says where metrics are served and pushed.

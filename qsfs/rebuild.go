@@ -1,0 +1,525 @@
+package qsfs
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/engine/zstor"
+	"github.com/threefoldtech/quantumd/qsfs/client"
+	"github.com/threefoldtech/quantumd/store"
+)
+
+// rebuildAll does what is left of sagas whose backend is out of the set: one
+// pass over all objects serves all of them.
+func (r *replacer) rebuildAll(ctx context.Context, due []store.Replacement) {
+	fail := func(err error, rows []store.Replacement) {
+		if ctx.Err() != nil {
+			return
+		}
+		for i := range rows {
+			if err := r.failed(ctx, &rows[i], err); err != nil {
+				r.log.Error("a failed step could not be recorded", "err", err)
+			}
+		}
+	}
+	var passing, leaving []store.Replacement
+	for _, p := range due {
+		if p.Step == client.ReplaceRebuild {
+			passing = append(passing, p)
+		} else {
+			leaving = append(leaving, p)
+		}
+	}
+	if len(passing) > 0 {
+		pass := &rebuildPass{r: r, s: r.sys, rows: passing}
+		if err := pass.run(ctx); err != nil {
+			fail(err, pass.rows)
+			return
+		}
+		for i := range pass.rows {
+			if err := r.moved(ctx, &pass.rows[i], client.ReplaceVerify, "%d objects are rebuilt, %d bytes of shards; they are verified", pass.rows[i].Rebuilt, pass.rows[i].Bytes); err != nil {
+				fail(err, pass.rows[i:i+1])
+				return
+			}
+		}
+		leaving = append(leaving, pass.rows...)
+	}
+	for i := range leaving {
+		if err := r.finish(ctx, &leaving[i]); err != nil {
+			fail(err, leaving[i:i+1])
+		}
+	}
+}
+
+// finish verifies and retires.
+func (r *replacer) finish(ctx context.Context, p *store.Replacement) error {
+	g := r.sys.current()
+	i := slices.IndexFunc(g.Leaving, func(m member) bool { return m.ID == p.Backend })
+	if i < 0 {
+		return r.moved(ctx, p, client.ReplaceDone, "is replaced by %s", p.Successor)
+	}
+	if p.Step == client.ReplaceVerify {
+		left, err := r.sys.stillNeeded(ctx, g.Leaving[i].backend())
+		if err != nil {
+			return err
+		}
+		if left > 0 {
+			return r.moved(ctx, p, client.ReplaceRebuild, "%d objects are not whole without it: they are rebuilt again", left)
+		}
+		if err := r.moved(ctx, p, client.ReplaceRetire, "is needed by no object"); err != nil {
+			return err
+		}
+	}
+	// Out of the record first: what is given back must not be looked for there.
+	n := g.without(p.Backend)
+	if err := r.sys.adoptSet(ctx, n); err != nil {
+		return err
+	}
+	if err := r.sys.opts.provisioner.Retire(ctx, p.Backend); err != nil {
+		r.log.Warn("a backend that is not needed any more could not be given back", "backend", p.Backend, "err", err)
+		r.sys.happened(ctx, eventReplace, p.Backend, "is not needed any more, but could not be given back: %v", err)
+	}
+	return r.moved(ctx, p, client.ReplaceDone, "is replaced by %s, and given back", p.Successor)
+}
+
+// rebuildPass makes every object whole on the set in use, those first that have
+// lost most.
+type rebuildPass struct {
+	r    *replacer
+	s    *System
+	rows []store.Replacement
+
+	gone map[string]int // address and namespace to row
+	meta bool           // a metadata backend is among them: every record is touched
+
+	mu     sync.Mutex
+	saved  time.Time
+	failed int
+	first  error
+}
+
+// objectRef names an object: by path below the zdb root, with the plain path of
+// its file where it has one, or only by key.
+type objectRef struct {
+	Path  string `json:"path,omitempty"`
+	Plain string `json:"plain,omitempty"`
+	Key   string `json:"key,omitempty"`
+	Rows  []int  `json:"rows"` // of the pass that it concerns
+}
+
+func (p *rebuildPass) run(ctx context.Context) error {
+	p.gone = map[string]int{}
+	for _, m := range p.s.current().Leaving {
+		i := slices.IndexFunc(p.rows, func(r store.Replacement) bool { return r.Backend == m.ID })
+		p.gone[place(m.Backend)] = i
+		p.meta = p.meta || m.Role == backend.Meta
+	}
+	for i := range p.rows {
+		p.rows[i].Objects, p.rows[i].Rebuilt, p.rows[i].Bytes = 0, 0, 0
+	}
+	// First what files and checkpoints name, then whatever else there is.
+	for _, each := range []func(context.Context, func(objectRef) error) error{p.s.namedObjects, p.s.listedObjects} {
+		if err := p.phase(ctx, each); err != nil {
+			return err
+		}
+	}
+	p.save(ctx, true)
+	if p.failed > 0 {
+		return fmt.Errorf("%d objects could not be rebuilt; the first: %w", p.failed, p.first)
+	}
+	return ctx.Err()
+}
+
+func place(b backend.Backend) string { return b.Address.String() + " " + b.Namespace }
+
+// phase looks at the record of each object, sorts those that lost something by
+// how much, and rebuilds them. The lists are on disk: their length is not bounded.
+func (p *rebuildPass) phase(ctx context.Context, each func(context.Context, func(objectRef) error) error) error {
+	lists := &rankedLists{dir: p.s.layout.State}
+	defer lists.close()
+	work := newWorkers(ctx, p.s.cfg.UploadWorkers*4)
+	err := each(ctx, func(o objectRef) error {
+		return work.do(func(ctx context.Context) error { return p.rank(ctx, o, lists) })
+	})
+	if err = errors.Join(err, work.wait()); err != nil {
+		return err
+	}
+	work = newWorkers(ctx, p.s.cfg.UploadWorkers)
+	err = lists.read(func(o objectRef) error {
+		return work.do(func(ctx context.Context) error { return p.rebuild(ctx, o) })
+	})
+	return errors.Join(err, work.wait())
+}
+
+// rank puts an object that has lost something on the list of its loss.
+func (p *rebuildPass) rank(ctx context.Context, o objectRef, lists *rankedLists) error {
+	obj, err := p.s.lookup(ctx, o)
+	if errors.Is(err, zstor.ErrNotFound) && o.Plain != "" {
+		return nil // a file that was replaced meanwhile
+	}
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	lost := 0
+	for _, sh := range obj.Shards {
+		if i, ok := p.gone[place(sh.Backend)]; ok {
+			lost++
+			if i >= 0 && !slices.Contains(o.Rows, i) {
+				o.Rows = append(o.Rows, i)
+			}
+		}
+	}
+	if lost == 0 && !p.meta && err == nil && !p.aliasLost(ctx, o) {
+		return nil
+	}
+	if err != nil {
+		lost = maxRank // nobody can tell: first
+	}
+	p.count(o, func(r *store.Replacement) { r.Objects++ })
+	return lists.add(lost, o)
+}
+
+// aliasLost says whether the plain path of a file still names a backend that
+// left.
+func (p *rebuildPass) aliasLost(ctx context.Context, o objectRef) bool {
+	if o.Plain == "" {
+		return false
+	}
+	alias, err := p.s.engine.Lookup(ctx, p.s.objectPath(o.Plain))
+	return err == nil && slices.ContainsFunc(alias.Shards, func(sh zstor.Shard) bool {
+		_, ok := p.gone[place(sh.Backend)]
+		return ok
+	})
+}
+
+func (s *System) lookup(ctx context.Context, o objectRef) (zstor.Object, error) {
+	if o.Key != "" {
+		return s.engine.LookupKey(ctx, o.Key)
+	}
+	return s.engine.Lookup(ctx, s.objectPath(o.Path))
+}
+
+// count changes the rows that an object concerns; where it names no shard on a
+// backend that left, those of metadata backends.
+func (p *rebuildPass) count(o objectRef, change func(*store.Replacement)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range p.rows {
+		if slices.Contains(o.Rows, i) || p.rows[i].Role == string(backend.Meta) {
+			change(&p.rows[i])
+		}
+	}
+}
+
+// rebuild makes one object whole. One that cannot be is noted, and the others go
+// on.
+func (p *rebuildPass) rebuild(ctx context.Context, o objectRef) error {
+	began := time.Now()
+	opts := zstor.RebuildOptions{Evacuate: true, LeaveUnreachable: true}
+	var report zstor.Report
+	var err error
+	if o.Key != "" {
+		if err = p.s.mayWrite(ctx); err == nil {
+			report, err = p.s.objects.RebuildKey(ctx, o.Key, opts)
+		}
+	} else {
+		report, err = p.s.repairObject(ctx, o.Path, o.Plain, opts)
+	}
+	if errors.Is(err, zstor.ErrNotFound) && (o.Plain != "" || o.Key != "") {
+		err = nil // it was removed, or replaced, meanwhile
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err == nil {
+		err = p.s.independent(report, p.gone)
+	}
+	moved := writtenBytes(report)
+	p.mu.Lock()
+	if err != nil {
+		p.failed++
+		if p.first == nil {
+			p.first = err
+		}
+	}
+	p.mu.Unlock()
+	if err == nil {
+		p.count(o, func(r *store.Replacement) {
+			r.Rebuilt++
+			r.Bytes += moved
+		})
+	}
+	p.save(ctx, false)
+	return p.pace(ctx, moved, time.Since(began))
+}
+
+// writtenBytes are the bytes of the shards that a rebuild made.
+func writtenBytes(report zstor.Report) int64 {
+	var n int64
+	for _, sh := range report.Object.Shards {
+		if slices.Contains(report.Rebuilt, sh.Index) {
+			n += sh.Length
+		}
+	}
+	return n
+}
+
+// independent says whether an object, as a rebuild left it, is whole without
+// the backends that left.
+func (s *System) independent(report zstor.Report, gone map[string]int) error {
+	for _, sh := range report.Object.Shards {
+		if _, ok := gone[place(sh.Backend)]; ok {
+			return fmt.Errorf("shard %d of %s is still only on a backend that left", sh.Index, report.Object.Path)
+		}
+	}
+	if n := report.Object.MetaHolders; report.Object.N > 0 && n < quorum {
+		return fmt.Errorf("the record of %s is on %d metadata backends", report.Object.Path, n)
+	}
+	return nil
+}
+
+// pace keeps the rebuild below replace.rate: what it writes, and the k times as
+// much that it reads for that.
+func (p *rebuildPass) pace(ctx context.Context, written int64, took time.Duration) error {
+	rate := int64(p.s.cfg.Replace.Rate)
+	if rate <= 0 || written == 0 {
+		return nil
+	}
+	moved := written * int64(1+p.s.cfg.MinShards) * int64(p.s.cfg.UploadWorkers)
+	due := time.Duration(float64(moved) / float64(rate) * float64(time.Second))
+	if due > took {
+		wait(ctx, due-took)
+	}
+	return ctx.Err()
+}
+
+// save records how far the pass is, at most once in a second.
+func (p *rebuildPass) save(ctx context.Context, now bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !now && time.Since(p.saved) < time.Second {
+		return
+	}
+	p.saved = time.Now()
+	for _, row := range p.rows {
+		if _, err := p.s.store.SaveReplacement(context.WithoutCancel(ctx), row); err != nil {
+			p.r.log.Warn("the state of a rebuild could not be recorded", "err", err)
+		}
+		p.s.opts.observer(Progress{Op: "replace", Subject: row.Backend, Step: "rebuilding objects", Done: row.Rebuilt, Total: row.Objects, Unit: "objects"})
+	}
+	p.s.changed.tell()
+}
+
+// namedObjects gives what the files and checkpoints of this frontend name.
+func (s *System) namedObjects(ctx context.Context, each func(objectRef) error) error {
+	for f, err := range s.store.Files(ctx, store.FileFilter{}) {
+		if err != nil {
+			return err
+		}
+		if f.ObjectPath == "" || f.State == store.FilePending {
+			continue
+		}
+		if err := each(objectRef{Path: f.ObjectPath, Plain: f.Path}); err != nil {
+			return err
+		}
+	}
+	h, err := s.ownHead(ctx)
+	if err != nil || h == nil {
+		return err
+	}
+	for _, ref := range s.manifestsOf(ctx, h) {
+		if err := each(objectRef{Path: ref}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// manifestsOf are the object of a head's manifest and of that one's base.
+func (s *System) manifestsOf(ctx context.Context, h *head) []string {
+	out := []string{h.Manifest.Object}
+	if base, err := manifestBase(ctx, s.engine, s.layout.Root, h.Manifest); err != nil {
+		s.log.Warn("the base of a manifest is not known", "manifest", h.Manifest.Object, "err", err)
+	} else if base != nil {
+		out = append(out, base.Object)
+	}
+	return out
+}
+
+// listedObjects gives everything that the metadata backends list.
+func (s *System) listedObjects(ctx context.Context, each func(objectRef) error) error {
+	bad := 0
+	for e, err := range s.engine.List(ctx) {
+		if err != nil {
+			if bad++; bad > 1 { // a record is on three of four: with two that cannot be listed some may be missed
+				return fmt.Errorf("list the objects: %w", err)
+			}
+			continue
+		}
+		if err := each(objectRef{Key: e.Key}); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// stillNeeded counts objects that are not whole without a backend that left:
+// each is asked for, with every shard.
+func (s *System) stillNeeded(ctx context.Context, b backend.Backend) (int, error) {
+	losses, _, _ := s.health.lostNow()
+	var mu sync.Mutex
+	left := 0
+	work := newWorkers(ctx, s.cfg.UploadWorkers*4)
+	err := s.listedObjects(ctx, func(o objectRef) error {
+		return work.do(func(ctx context.Context) error {
+			report, err := s.engine.VerifyKey(ctx, o.Key, zstor.VerifyOptions{})
+			if errors.Is(err, zstor.ErrNotFound) {
+				return nil // removed meanwhile
+			}
+			if err != nil {
+				return err
+			}
+			if !s.wholeWithout(report, b, losses) {
+				mu.Lock()
+				left++
+				mu.Unlock()
+			}
+			return nil
+		})
+	})
+	return left, errors.Join(err, work.wait())
+}
+
+// wholeWithout says whether nothing of an object is missing but what is on
+// backends of the set that are lost too: those have a saga of their own.
+func (s *System) wholeWithout(report zstor.Report, b backend.Backend, losses map[string]loss) bool {
+	for _, sh := range report.Shards {
+		_, lost := losses[sh.Backend.ID]
+		if sameBackend(sh.Backend, b) || sh.State != zstor.Good && !(lost && sh.State == zstor.Unreachable) {
+			return false
+		}
+	}
+	good := 0
+	for _, m := range report.Meta {
+		_, lost := losses[m.Backend.ID]
+		switch {
+		case m.State == zstor.Good:
+			good++
+		case !lost:
+			return false
+		}
+	}
+	return good >= quorum && report.Readable()
+}
+
+// rankedLists are lists of objects on disk, by how much each has lost.
+type rankedLists struct {
+	dir string
+	mu  sync.Mutex
+	out map[int]*os.File
+	buf map[int]*bufio.Writer
+}
+
+// maxRank is the rank of what is looked at first.
+const maxRank = 255
+
+func (l *rankedLists) add(rank int, o objectRef) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.out == nil {
+		l.out, l.buf = map[int]*os.File{}, map[int]*bufio.Writer{}
+	}
+	if l.out[rank] == nil {
+		f, err := os.CreateTemp(l.dir, ".rebuild-*")
+		if err == nil {
+			err = os.Remove(f.Name()) // it ends with us, also by a crash
+		}
+		if err != nil {
+			return &PathError{Path: l.dir, Err: err}
+		}
+		l.out[rank], l.buf[rank] = f, bufio.NewWriter(f)
+	}
+	return json.NewEncoder(l.buf[rank]).Encode(o)
+}
+
+// read gives all, those of the highest rank first.
+func (l *rankedLists) read(each func(objectRef) error) error {
+	ranks := []int{}
+	for rank := range l.out {
+		ranks = append(ranks, rank)
+	}
+	slices.SortFunc(ranks, func(a, b int) int { return b - a })
+	for _, rank := range ranks {
+		if err := l.buf[rank].Flush(); err != nil {
+			return err
+		}
+		if _, err := l.out[rank].Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		for d := json.NewDecoder(bufio.NewReader(l.out[rank])); ; {
+			var o objectRef
+			if err := d.Decode(&o); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				return err
+			}
+			if err := each(o); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (l *rankedLists) close() {
+	for _, f := range l.out {
+		_ = f.Close() // it has no name any more
+	}
+}
+
+// workers run a bounded number of jobs at a time; the first error ends them.
+type workers struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	room   chan struct{}
+	all    sync.WaitGroup
+}
+
+func newWorkers(ctx context.Context, n int) *workers {
+	w := &workers{room: make(chan struct{}, max(1, n))}
+	w.ctx, w.cancel = context.WithCancelCause(ctx)
+	return w
+}
+
+// do runs a job when there is room for it.
+func (w *workers) do(job func(context.Context) error) error {
+	select {
+	case w.room <- struct{}{}:
+	case <-w.ctx.Done():
+		return context.Cause(w.ctx)
+	}
+	w.all.Go(func() {
+		defer func() { <-w.room }()
+		if err := job(w.ctx); err != nil {
+			w.cancel(err)
+		}
+	})
+	return nil
+}
+
+// wait returns when all jobs ended.
+func (w *workers) wait() error {
+	w.all.Wait()
+	err := context.Cause(w.ctx)
+	w.cancel(nil)
+	return err
+}
