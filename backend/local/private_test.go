@@ -232,5 +232,5 @@ func TestHalfRetired(t *testing.T) {
 	require.NoDirExists(t, half)
 	rest, err := os.ReadDir(p.dir)
 	require.NoError(t, err)
-	require.Len(t, rest, 3, "two backends and the lock")
+	require.Len(t, rest, 4, "two backends, the lock and the list of the retired")
 }
