@@ -189,8 +189,9 @@ func (w *healthWatch) weigh(set []backend.Backend) {
 	w.lastLook = now
 	answered := 0
 	for _, b := range set {
-		if h := w.health[b.ID]; h.State != backend.Down || h.Latency > 0 {
-			answered++ // also with an error
+		var silent *backend.UnreachableError
+		if h := w.health[b.ID]; h.State != backend.Down || !errors.As(h.Err, &silent) {
+			answered++ // also with a refusal
 		}
 	}
 	w.network = 2*answered > len(set)

@@ -209,6 +209,11 @@ func (r *replacer) step(ctx context.Context, p *store.Replacement) error {
 
 // moved records a new step.
 func (r *replacer) moved(ctx context.Context, p *store.Replacement, step, format string, args ...any) error {
+	if r.sys.opts.beforeStep != nil {
+		if err := r.sys.opts.beforeStep(p.Backend, step); err != nil {
+			return err
+		}
+	}
 	p.Step, p.Ended, p.Changed, p.Error, p.NextTry = step, ended(step), time.Now(), "", time.Time{}
 	if _, err := r.sys.store.SaveReplacement(ctx, *p); err != nil {
 		return err

@@ -3,6 +3,12 @@ package qsfs_test
 import (
 	"context"
 	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -124,4 +130,192 @@ func TestReplaceLostBackends(t *testing.T) {
 	}
 	cancel()
 	require.NoError(t, <-ended)
+}
+
+// steps gives the newest saga of each backend.
+func sagas(t *testing.T, f *testenv.Frontend) map[string]client.Replacement {
+	t.Helper()
+	st, err := f.Status(t.Context())
+	require.NoError(t, err)
+	out := map[string]client.Replacement{}
+	for _, p := range st.Replacements {
+		if _, ok := out[p.Backend]; !ok {
+			out[p.Backend] = p
+		}
+	}
+	return out
+}
+
+func TestReplaceNothingThatComesBack(t *testing.T) {
+	t.Parallel()
+	env, w := replaceEnv(t)
+	env.Config.Replace.After = config.Duration(time.Hour)
+	f := env.Frontend(t)
+	files := writeSome(t, f, "a")
+	f.MustSync(t)
+	w.Kill(t, "data3")
+	require.Eventually(t, func() bool { return sagas(t, f)["data3"].Step == client.ReplaceGrace }, 20*time.Second, 20*time.Millisecond)
+	w.Start(t, "data3")
+	require.Eventually(t, func() bool { return sagas(t, f)["data3"].Step == client.ReplaceCancelled }, 20*time.Second, 20*time.Millisecond)
+	st, err := f.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, st.Generation)
+	sameFiles(t, f, files)
+}
+
+// Most backends do not answer: then it is the network of this machine, and
+// nothing is replaced, however long it lasts.
+func TestReplaceNothingWithoutNetwork(t *testing.T) {
+	t.Parallel()
+	env, w := replaceEnv(t)
+	f := env.Frontend(t)
+	files := writeSome(t, f, "a")
+	f.MustSync(t)
+	away := []string{"data0", "data1", "data2", "meta0", "meta1"}
+	for _, id := range away {
+		w.Kill(t, id)
+	}
+	noted := func() bool {
+		st, err := f.Status(t.Context())
+		require.NoError(t, err)
+		for _, n := range st.Notes {
+			if strings.Contains(n, "network of this machine") {
+				return true
+			}
+		}
+		return false
+	}
+	require.Eventually(t, noted, 20*time.Second, 20*time.Millisecond)
+	// Three times replace.after passes, as the looks at the backends count it.
+	began := time.Now()
+	require.Eventually(t, func() bool { return time.Since(began) > 4*time.Second }, 20*time.Second, 50*time.Millisecond)
+	for id, p := range sagas(t, f) {
+		require.Contains(t, []string{client.ReplaceGrace, client.ReplaceCancelled}, p.Step, id)
+	}
+	for _, id := range away {
+		w.Start(t, id)
+	}
+	require.Eventually(t, func() bool { return !noted() }, 20*time.Second, 20*time.Millisecond)
+	st, err := f.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, st.Generation)
+	sameFiles(t, f, files)
+}
+
+// The successor dies while it is being filled: it is replaced as well.
+func TestReplaceTheSuccessorToo(t *testing.T) {
+	t.Parallel()
+	env, w := replaceEnv(t)
+	f := env.Frontend(t)
+	files := writeSome(t, f, "a", "b", "c", "d", "e", "f")
+	f.MustSync(t)
+	w.Kill(t, "data1")
+	require.Eventually(t, func() bool {
+		s := sagas(t, f)["data1"].Step
+		return s == client.ReplaceRebuild || s == client.ReplaceVerify || s == client.ReplaceDone
+	},
+		30*time.Second, time.Millisecond)
+	w.Kill(t, "data5")
+	done := replaced(t, f, "data1", "data5")
+	require.Equal(t, "data6", done["data5"].Successor)
+	// Two more than the first two may be away now.
+	w.Kill(t, "data0")
+	w.Kill(t, "data2")
+	_, err := f.Evict(t.Context(), 0)
+	require.NoError(t, err)
+	sameFiles(t, f, files)
+}
+
+// Two of four metadata backends are lost at once: nothing can be stored, and no
+// lease renewed, until they are replaced.
+func TestReplaceTwoMetadataBackends(t *testing.T) {
+	t.Parallel()
+	env, w := replaceEnv(t)
+	f := env.Frontend(t)
+	files := writeSome(t, f, "a", "b")
+	f.MustSync(t)
+	w.Kill(t, "meta0")
+	w.Kill(t, "meta3")
+	replaced(t, f, "meta0", "meta3")
+	w.Kill(t, "meta1") // the two new ones and one old one hold everything
+	for name, data := range writeSome(t, f, "c") {
+		files[name] = data
+	}
+	f.MustSync(t)
+	sameFiles(t, f, files)
+	require.NoError(t, f.Stop())
+}
+
+// By hand: a backend that works is emptied and given back; the dry run changes
+// nothing; an unknown one is refused with the names of those there are.
+func TestReplaceByHand(t *testing.T) {
+	t.Parallel()
+	env, _ := replaceEnv(t)
+	env.Config.Replace.Enabled = "false"
+	f := env.Frontend(t)
+	files := writeSome(t, f, "a", "b")
+	f.MustSync(t)
+	plan, err := f.Replace(t.Context(), client.ReplaceRequest{Backends: []string{"data2"}, DryRun: true})
+	require.NoError(t, err)
+	require.Len(t, plan.Replacements, 1)
+	require.Equal(t, "data5", plan.Replacements[0].Successor)
+	st, err := f.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, st.Generation)
+	require.Empty(t, st.Replacements)
+
+	_, err = f.Replace(t.Context(), client.ReplaceRequest{Backends: []string{"data9"}})
+	var unknown *qsfs.NoBackendError
+	require.ErrorAs(t, err, &unknown)
+	require.Contains(t, unknown.Hint(), "data2")
+
+	report, err := f.Replace(t.Context(), client.ReplaceRequest{Backends: []string{"data2", "meta1"}})
+	require.NoError(t, err)
+	require.Len(t, report.Replacements, 2)
+	list, err := env.Provisioner.List(t.Context())
+	require.NoError(t, err)
+	for _, b := range list {
+		require.NotContains(t, []string{"data2", "meta1"}, b.ID, "it is given back")
+	}
+	_, err = f.Evict(t.Context(), 0)
+	require.NoError(t, err)
+	sameFiles(t, f, files)
+}
+
+// A crash at any step resumes there. The database may be lost with it: the set's
+// record tells which backends are leaving.
+func TestReplaceResumes(t *testing.T) {
+	t.Parallel()
+	for _, step := range []string{client.ReplaceProvision, client.ReplaceReload, client.ReplaceRebuild, client.ReplaceVerify, client.ReplaceRetire} {
+		for _, lost := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, database lost: %v", step, lost), func(t *testing.T) {
+				t.Parallel()
+				env, w := replaceEnv(t)
+				dir := t.TempDir()
+				reached := make(chan struct{})
+				var once sync.Once
+				f := env.FrontendIn(t, dir, qsfs.WithDrainTime(-1), qsfs.BeforeStep(func(_, s string) error {
+					if s != step {
+						return nil
+					}
+					once.Do(func() { close(reached) })
+					return errors.New("it goes no further")
+				}))
+				files := writeSome(t, f, "a", "b")
+				f.MustSync(t)
+				w.Kill(t, "data1")
+				<-reached
+				require.NoError(t, f.Stop())
+				if lost {
+					require.NoError(t, os.Remove(filepath.Join(dir, "state", "quantumd.db")))
+				}
+				g := env.FrontendIn(t, dir)
+				replaced(t, g, "data1")
+				w.Kill(t, "data0")
+				_, err := g.Evict(t.Context(), 0)
+				require.NoError(t, err)
+				sameFiles(t, g, files)
+			})
+		}
+	}
 }

@@ -90,6 +90,7 @@ type options struct {
 	dialer      backend.Dialer
 	stop        func()
 	drain       time.Duration
+	beforeStep  func(backend, step string) error // tests crash there
 }
 
 // Option changes a System.
