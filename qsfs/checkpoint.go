@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,7 +41,7 @@ type checkpointer struct {
 	unreconciled atomic.Bool // what is stored is not known yet
 	reconciling  sync.Mutex
 
-	base    *manifest // the newest manifest without a base of its own
+	base    *manifest // the newest manifest without a base of its own; never changed
 	baseRef fileRef
 }
 
@@ -51,8 +52,11 @@ type syncResult struct {
 
 // staged is one file of a cut that has to be stored.
 type staged struct {
-	item store.Item
-	file store.File
+	space      *space
+	kind       store.Kind
+	id         uint32
+	generation int64
+	length     int64
 }
 
 // cutState is what a cut found, taken while nothing changed.
@@ -145,7 +149,7 @@ func (c *checkpointer) checkpoint(ctx context.Context) (client.SyncReport, error
 	}
 	for _, s := range cut.staged {
 		report.Files++
-		report.Bytes += s.item.Size
+		report.Bytes += s.length
 	}
 	report.Checkpoint = cut.seq
 	report.Degraded = c.degraded.Load()
@@ -189,14 +193,24 @@ func (c *checkpointer) cut(ctx context.Context) (*cutState, error) {
 	return cut, nil
 }
 
-// begin records the cut in one transaction.
+// begin records the cut: its number, and then its files, some at a time, so that
+// uploads and events find room in between. A crash half-way leaves an open
+// checkpoint, whose number is not given again; the next cut finds what it lacks.
 func (c *checkpointer) begin(ctx context.Context, cut *cutState) error {
-	items := make([]store.Item, len(cut.staged))
-	rows := make([]store.File, len(cut.staged))
-	for i, s := range cut.staged {
-		items[i], rows[i] = s.item, s.file
+	checkpoint := store.Checkpoint{Seq: int64(cut.seq), Epoch: int64(c.sys.fence.id.Epoch)}
+	items := make([]store.Item, 0, min(batchRows, len(cut.staged)))
+	rows := make([]store.File, 0, cap(items))
+	for batch := range slices.Chunk(cut.staged, batchRows) {
+		items, rows = items[:0], rows[:0]
+		for _, s := range batch {
+			item, row := c.describe(s, cut.seq)
+			items, rows = append(items, item), append(rows, row)
+		}
+		if err := c.sys.store.BeginCheckpoint(ctx, checkpoint, items, rows); err != nil {
+			return err
+		}
 	}
-	return c.sys.store.BeginCheckpoint(ctx, store.Checkpoint{Seq: int64(cut.seq), Epoch: int64(c.sys.fence.id.Epoch)}, items, rows)
+	return nil
 }
 
 // cutSpace closes the active pair of a namespace and lists what is not stored.
@@ -204,36 +218,36 @@ func (c *checkpointer) cutSpace(ctx context.Context, p *space, cut *cutState) ([
 	if _, err := p.ns.Jump(ctx); err != nil {
 		return nil, err
 	}
-	files, err := p.ns.Files()
+	pairs, err := p.ns.Pairs()
 	if err != nil {
 		return nil, err
 	}
-	cut.slots[p.name] = files.Slots
+	cut.slots[p.name] = pairs.Slots
 	cut.indexes[p.name] = map[uint32]uint64{}
 	var out []staged
-	for _, d := range files.Data {
-		if _, ok := p.stored(store.KindData, d.ID); ok {
-			continue
+	for _, id := range p.lacking(store.KindData, pairs.Count) {
+		d, err := p.ns.DataFile(id)
+		if err != nil {
+			return nil, err
 		}
 		if !d.Present {
-			c.log.Error("a data file is neither here nor on the backends: its content is lost", "path", p.dataPath(d.ID))
+			c.log.Error("a data file is neither here nor on the backends: its content is lost", "path", p.dataPath(id))
 			continue
 		}
-		out = append(out, c.stagedData(p, d, cut.seq))
+		out = append(out, stagedData(p, d))
 	}
-	dirty := map[uint32]bool{}
-	for _, id := range p.ns.DirtyIndexes() {
-		dirty[id] = true
-	}
-	for _, i := range files.Index {
-		if _, ok := p.stored(store.KindIndex, i.ID); ok && !dirty[i.ID] {
-			continue
+	indexes := append(p.lacking(store.KindIndex, pairs.Count), p.ns.DirtyIndexes()...)
+	slices.Sort(indexes)
+	for _, id := range slices.Compact(indexes) {
+		i, ok := p.ns.IndexFile(id)
+		if !ok {
+			continue // on the list of an earlier life, and gone
 		}
 		s, err := c.stageIndex(ctx, p, i, cut.seq)
 		if err != nil {
 			return nil, err
 		}
-		cut.indexes[p.name][i.ID] = i.Generation
+		cut.indexes[p.name][id] = i.Generation
 		out = append(out, s)
 	}
 	descriptor, changed, err := c.stageDescriptor(p, cut.seq)
@@ -248,29 +262,47 @@ func (c *checkpointer) cutSpace(ctx context.Context, p *space, cut *cutState) ([
 // grows; that of everything else is the number of the cut.
 func version(epoch uint64, generation int64) string { return fmt.Sprintf("%d.%d", epoch, generation) }
 
-func (c *checkpointer) stagedData(p *space, d server.DataFile, seq uint64) staged {
-	return c.stage(p, store.KindData, d.ID, p.dataPath(d.ID), p.ns.DataPath(d.ID), d.Length, d.Length, seq)
+func stagedData(p *space, d server.DataFile) staged {
+	return staged{space: p, kind: store.KindData, id: d.ID, generation: d.Length, length: d.Length}
 }
 
-// stage describes one file to be stored: path below the root, source on disk,
-// generation, length.
-func (c *checkpointer) stage(p *space, kind store.Kind, id uint32, path, source string, generation, length int64, seq uint64) staged {
+// describe tells the store of a file of a cut.
+func (c *checkpointer) describe(s staged, seq uint64) (store.Item, store.File) {
 	epoch := c.sys.fence.id.Epoch
-	v := version(epoch, generation)
-	return staged{
-		item: store.Item{Path: path, Version: v, Kind: kind, Source: source, Checkpoint: int64(seq), Size: length},
-		file: store.File{Path: path, Namespace: p.name, Kind: kind, FileID: int64(id), Version: v, Length: length,
-			ObjectPath: path + "@" + v, Epoch: int64(epoch), Generation: generation, Checkpoint: int64(seq), State: store.FilePending},
+	v := version(epoch, s.generation)
+	path := s.path()
+	return store.Item{Path: path, Version: v, Kind: s.kind, Source: c.source(s, seq), Checkpoint: int64(seq), Size: s.length},
+		store.File{Path: path, Namespace: s.space.name, Kind: s.kind, FileID: int64(s.id), Version: v, Length: s.length,
+			ObjectPath: path + "@" + v, Epoch: int64(epoch), Generation: s.generation, Checkpoint: int64(seq), State: store.FilePending}
+}
+
+// path is the file's name below the root.
+func (s staged) path() string {
+	switch s.kind {
+	case store.KindData:
+		return s.space.dataPath(s.id)
+	case store.KindIndex:
+		return s.space.indexPath(s.id)
 	}
+	return s.space.descriptorPath()
+}
+
+// source is the file to be read: of a data file itself, of all others the copy
+// that the cut made.
+func (c *checkpointer) source(s staged, seq uint64) string {
+	switch s.kind {
+	case store.KindData:
+		return s.space.ns.DataPath(s.id)
+	case store.KindIndex:
+		return filepath.Join(c.sys.layout.staging(), fmt.Sprintf("%d-%s-i%d", seq, s.space.name, s.id))
+	}
+	return filepath.Join(c.sys.layout.staging(), fmt.Sprintf("%d-%s-namespace", seq, s.space.name))
 }
 
 // stageIndex copies an index file: the original changes in place afterwards.
 func (c *checkpointer) stageIndex(ctx context.Context, p *space, i server.IndexFile, seq uint64) (staged, error) {
-	dst := filepath.Join(c.sys.layout.staging(), fmt.Sprintf("%d-%s-i%d", seq, p.name, i.ID))
-	if err := p.ns.CopyIndex(ctx, i.ID, dst); err != nil {
-		return staged{}, err
-	}
-	return c.stage(p, store.KindIndex, i.ID, p.indexPath(i.ID), dst, int64(seq), i.Length, seq), nil
+	s := staged{space: p, kind: store.KindIndex, id: i.ID, generation: int64(seq), length: i.Length}
+	return s, p.ns.CopyIndex(ctx, i.ID, c.source(s, seq))
 }
 
 // stageDescriptor copies the namespace's descriptor if it is not stored as it
@@ -283,21 +315,21 @@ func (c *checkpointer) stageDescriptor(p *space, seq uint64) (staged, bool, erro
 	if ref, ok := p.stored(store.KindDescriptor, 0); ok && ref.Checksum == checksum(text) {
 		return staged{}, false, nil
 	}
-	dst := filepath.Join(c.sys.layout.staging(), fmt.Sprintf("%d-%s-namespace", seq, p.name))
-	if err := os.WriteFile(dst, text, 0o600); err != nil {
+	s := staged{space: p, kind: store.KindDescriptor, generation: int64(seq), length: int64(len(text))}
+	if err := os.WriteFile(c.source(s, seq), text, 0o600); err != nil {
 		return staged{}, false, err
 	}
-	return c.stage(p, store.KindDescriptor, 0, p.descriptorPath(), dst, int64(seq), int64(len(text)), seq), true, nil
+	return s, true, nil
 }
 
 // unstage removes the copies of a cut that is done or given up.
 func (c *checkpointer) unstage(cut *cutState) {
 	for _, s := range cut.staged {
-		if s.item.Kind == store.KindData {
+		if s.kind == store.KindData {
 			continue // the original, not a copy
 		}
-		if err := os.Remove(s.item.Source); err != nil && !errors.Is(err, os.ErrNotExist) {
-			c.log.Warn("staged copy stays", "path", s.item.Source, "err", err)
+		if err := os.Remove(c.source(s, cut.seq)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			c.log.Warn("staged copy stays", "path", c.source(s, cut.seq), "err", err)
 		}
 	}
 }

@@ -3,9 +3,13 @@ package qsfs
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
+	"os"
 	"time"
 
+	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/internal/boottime"
 	"github.com/threefoldtech/quantumd/store"
 )
@@ -55,6 +59,11 @@ func (c *checkpointer) commit(ctx context.Context, cut *cutState) error {
 	}
 	for _, p := range c.sys.spaces {
 		p.ns.ResetCopied(cut.indexes[p.name])
+		p.setCommitted(whole.Namespaces[p.name].Data)
+	}
+	// Older manifests are waste from here on: nothing has to keep them whole.
+	if err := c.sys.store.ForgetObjectsBelow(ctx, manifestObject+"@", ref.Object, c.baseRef.Object); err != nil {
+		c.log.Warn("placements of old manifests stay", "err", err)
 	}
 	c.degraded.Store(degraded)
 	c.committedSeq.Store(cut.seq)
@@ -80,21 +89,25 @@ func (c *checkpointer) writeHead(ctx context.Context, m *manifest, ref fileRef) 
 // whole puts together what the cut names, with what its uploads have become.
 func (c *checkpointer) whole(ctx context.Context, cut *cutState) (*manifest, bool, error) {
 	for _, s := range cut.staged {
-		row, err := c.sys.store.File(ctx, s.item.Path)
+		path, want := s.path(), version(c.sys.fence.id.Epoch, s.generation)
+		row, err := c.sys.store.File(ctx, path)
 		if err != nil {
 			return nil, false, err
 		}
-		if row.Version != s.item.Version || row.State == store.FilePending || row.Checksum == "" {
-			return nil, false, fmt.Errorf("%s of version %s is %s: want it stored", s.item.Path, s.item.Version, row.State)
+		if row.Version != want || row.State == store.FilePending || row.Checksum == "" {
+			return nil, false, fmt.Errorf("%s of version %s is %s: want it stored", path, want, row.State)
 		}
-		c.space(row.Namespace).setStored(row.Kind, uint32(row.FileID), fileRef{Object: row.ObjectPath, Length: row.Length, Checksum: row.Checksum})
+		if err := s.space.setStored(s.kind, s.id, fileRef{Object: row.ObjectPath, Length: row.Length, Checksum: row.Checksum}); err != nil {
+			return nil, false, err
+		}
 	}
 	m := &manifest{Schema: manifestSchema, Epoch: c.sys.fence.id.Epoch, Seq: cut.seq, Created: time.Now().UTC(), Namespaces: map[string]*manifestNamespace{}}
 	for _, p := range c.sys.spaces {
 		p.mu.Lock()
-		m.Namespaces[p.name] = &manifestNamespace{Slots: cut.slots[p.name], Descriptor: p.whole.Descriptor,
-			Index: mergeRefs(p.whole.Index, nil), Data: mergeRefs(p.whole.Data, nil)}
+		ns := p.whole.snapshot()
 		p.mu.Unlock()
+		ns.Slots = cut.slots[p.name]
+		m.Namespaces[p.name] = ns
 	}
 	degraded, err := c.anyDegraded(ctx)
 	return m, degraded, err
@@ -127,24 +140,40 @@ func (c *checkpointer) storeManifest(ctx context.Context, whole *manifest) (file
 	if c.base != nil {
 		delta := whole.since(c.base, c.baseRef)
 		if delta.files()*maxDelta < whole.files() {
-			return c.storeText(ctx, delta)
+			return c.storeEncoded(ctx, delta)
 		}
 	}
-	ref, err := c.storeText(ctx, whole)
+	ref, err := c.storeEncoded(ctx, whole)
 	if err == nil {
 		c.base, c.baseRef = whole, ref
 	}
 	return ref, err
 }
 
-func (c *checkpointer) storeText(ctx context.Context, m *manifest) (fileRef, error) {
-	text, err := m.encode()
+// manifestObject is the path of manifests, without epoch and number.
+const manifestObject = "qsfs/manifest"
+
+// storeEncoded writes a manifest to a file first, and stores that: one of
+// millions of files is never in memory as a text.
+func (c *checkpointer) storeEncoded(ctx context.Context, m *manifest) (ref fileRef, err error) {
+	f, err := os.CreateTemp(c.sys.layout.staging(), "manifest-")
 	if err != nil {
 		return fileRef{}, err
 	}
-	path := fmt.Sprintf("qsfs/manifest@%s", version(m.Epoch, int64(m.Seq)))
-	obj, err := c.sys.storeBytes(ctx, path, text)
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
+	if err := m.encode(f); err != nil {
+		return fileRef{}, err
+	}
+	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
+		return fileRef{}, err
+	}
+	path := manifestObject + "@" + version(m.Epoch, int64(m.Seq))
+	obj, err := c.sys.engine.Store(ctx, c.sys.objectPath(path), zstor.Source{Reader: f, Size: size})
+	if err != nil {
+		return fileRef{}, err
+	}
+	if err := c.sys.confirm(ctx, obj); err != nil {
 		return fileRef{}, err
 	}
 	if ids := shardBackends(obj); ids != nil {
@@ -152,5 +181,5 @@ func (c *checkpointer) storeText(ctx context.Context, m *manifest) (fileRef, err
 			return fileRef{}, err
 		}
 	}
-	return fileRef{Object: path, Length: int64(len(text)), Checksum: hex.EncodeToString(obj.Checksum[:])}, nil
+	return fileRef{Object: path, Length: size, Checksum: hex.EncodeToString(obj.Checksum[:])}, nil
 }

@@ -38,16 +38,15 @@ func (s *System) dataClosed(ctx context.Context, path string) error {
 	if err != nil || p == nil {
 		return err
 	}
-	files, err := p.ns.Files()
-	if err != nil {
+	pairs, err := p.ns.Pairs()
+	if err != nil || id >= pairs.Count || pairs.HasOpen && pairs.Open == id {
 		return err
 	}
-	for _, d := range files.Data {
-		if d.ID == id && d.Present && (!files.HasOpen || files.Open != id) {
-			return s.check.closedData(ctx, p, d)
-		}
+	d, err := p.ns.DataFile(id)
+	if err != nil || !d.Present {
+		return err
 	}
-	return nil
+	return s.check.closedData(ctx, p, d)
 }
 
 // dataFile reads namespace and id from the path of a data file. A nil space:

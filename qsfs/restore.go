@@ -1,11 +1,11 @@
 package qsfs
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -127,14 +127,10 @@ func (s *System) describe(ctx context.Context, h *head) (*RestoreReport, error) 
 func reportOn(h *head, m *manifest) *RestoreReport {
 	r := &RestoreReport{Schema: client.SchemaVersion, FromEpoch: h.Epoch, Checkpoint: h.Seq, Created: h.Created.Format("2006-01-02 15:04:05 MST")}
 	for _, ns := range m.Namespaces {
-		for _, ref := range ns.Index {
-			r.IndexFiles++
-			r.IndexBytes += ref.Length
-		}
-		for _, ref := range ns.Data {
-			r.DataFiles++
-			r.DataBytes += ref.Length
-		}
+		r.IndexFiles += ns.Index.count
+		r.IndexBytes += ns.Index.bytes
+		r.DataFiles += ns.Data.count
+		r.DataBytes += ns.Data.bytes
 	}
 	return r
 }
@@ -171,21 +167,24 @@ func (s *System) bring(ctx context.Context, id *identity, h *head) (*RestoreRepo
 const restoreFetches = 4
 
 func (s *System) fetchIndexes(ctx context.Context, m *manifest, report *RestoreReport) error {
-	type job struct {
-		ref fileRef
-		dst string
-	}
-	var jobs []job
-	for name, ns := range m.Namespaces {
-		dir := filepath.Join(s.layout.IndexDir(), name)
-		for _, d := range []string{dir, filepath.Join(s.layout.DataDir(), name)} {
+	for name := range m.Namespaces {
+		for _, d := range []string{filepath.Join(s.layout.IndexDir(), name), filepath.Join(s.layout.DataDir(), name)} {
 			if err := os.MkdirAll(d, 0o700); err != nil {
 				return &PathError{Path: d, Err: err}
 			}
 		}
-		jobs = append(jobs, job{ns.Descriptor, filepath.Join(dir, "zdb-namespace")})
-		for _, nr := range sortedIDs(ns.Index) {
-			jobs = append(jobs, job{ns.Index[nr], filepath.Join(dir, fmt.Sprintf("i%d", nr))})
+	}
+	jobs := func(yield func(fileRef, string) bool) {
+		for name, ns := range m.Namespaces {
+			dir := filepath.Join(s.layout.IndexDir(), name)
+			if !yield(ns.Descriptor, filepath.Join(dir, "zdb-namespace")) {
+				return
+			}
+			for nr, ref := range ns.Index.all() {
+				if !yield(ref, filepath.Join(dir, fmt.Sprintf("i%d", nr))) {
+					return
+				}
+			}
 		}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -194,20 +193,20 @@ func (s *System) fetchIndexes(ctx context.Context, m *manifest, report *RestoreR
 	var mu sync.Mutex
 	room := make(chan struct{}, restoreFetches)
 	var done int64
-	for _, j := range jobs {
+	for ref, dst := range jobs {
 		room <- struct{}{}
 		fetching.Go(func() {
 			defer func() { <-room }()
 			if ctx.Err() != nil {
 				return
 			}
-			if err := s.retrieve(ctx, j.ref, j.dst); err != nil {
+			if err := s.retrieve(ctx, ref, dst); err != nil {
 				cancel(err)
 				return
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			done += j.ref.Length
+			done += ref.Length
 			s.opts.observer(Progress{Op: "restore", Step: "fetching index files", Done: done, Total: report.IndexBytes, Unit: "bytes"})
 		})
 	}
@@ -215,7 +214,7 @@ func (s *System) fetchIndexes(ctx context.Context, m *manifest, report *RestoreR
 	return context.Cause(ctx)
 }
 
-// maxManifest bounds a manifest in memory, in bytes.
+// maxManifest bounds a manifest, in bytes: some fifty million files.
 const maxManifest = 1 << 30
 
 // loadManifest fetches a manifest, with its base, and checks both against what
@@ -255,9 +254,18 @@ func loadOneManifest(ctx context.Context, e *zstor.Engine, root string, ref file
 	if hex.EncodeToString(obj.Checksum[:]) != ref.Checksum {
 		return nil, fmt.Errorf("%s is not the object that the head names: %w", ref.Object, zstor.ErrDamaged)
 	}
-	var text bytes.Buffer
-	if err := e.RetrieveObject(ctx, obj, &text); err != nil {
-		return nil, err
+	// It is decoded while it comes; that it is what was stored is known at its end.
+	out, in := io.Pipe()
+	retrieved := make(chan error, 1)
+	go func() {
+		err := e.RetrieveObject(ctx, obj, in)
+		retrieved <- err
+		in.CloseWithError(err) // nil: io.EOF
+	}()
+	m, err := decodeManifest(out)
+	out.CloseWithError(err)
+	if rerr := <-retrieved; rerr != nil && (err == nil || !errors.Is(rerr, err)) {
+		return nil, rerr
 	}
-	return decodeManifest(text.Bytes())
+	return m, err
 }

@@ -2,6 +2,7 @@ package qsfs
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
@@ -20,8 +21,14 @@ type space struct {
 	name string
 	ns   *server.Namespace
 
-	mu    sync.Mutex
-	whole manifestNamespace // the files that are stored; guarded by mu
+	mu        sync.Mutex
+	whole     *manifestNamespace // the files that are stored
+	committed *refTable          // data files that the newest committed checkpoint names; never changed, only replaced
+}
+
+func newSpace(name string) *space {
+	ns := newManifestNamespace(name)
+	return &space{name: name, whole: ns, committed: ns.Data.snapshot()}
 }
 
 func (p *space) dataPath(id uint32) string { return fmt.Sprintf("data/%s/d%d", p.name, id) }
@@ -30,38 +37,60 @@ func (p *space) indexPath(id uint32) string {
 }
 func (p *space) descriptorPath() string { return fmt.Sprintf("index/%s/zdb-namespace", p.name) }
 
-func (p *space) setStored(kind store.Kind, id uint32, ref fileRef) {
+func (p *space) setStored(kind store.Kind, id uint32, ref fileRef) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch kind {
-	case store.KindData:
-		p.whole.Data[id] = ref
-	case store.KindIndex:
-		p.whole.Index[id] = ref
-	case store.KindDescriptor:
+	if kind == store.KindDescriptor {
 		p.whole.Descriptor = ref
+		return nil
 	}
+	t := p.whole.table(kind)
+	if t == nil {
+		return fmt.Errorf("a file of kind %q in namespace %s", kind, p.name)
+	}
+	return t.set(id, ref)
 }
 
 // adopt takes over what a committed manifest names.
 func (p *space) adopt(ns *manifestNamespace) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.whole = *ns
-	p.whole.Index, p.whole.Data = mergeRefs(ns.Index, nil), mergeRefs(ns.Data, nil)
+	p.whole = ns.snapshot()
+	p.committed = ns.Data.snapshot()
+}
+
+// lacking lists the ids below n of files that are not stored.
+func (p *space) lacking(kind store.Kind, n uint32) []uint32 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(p.whole.table(kind).lacking(n))
+}
+
+// setCommitted remembers what a checkpoint that was just committed names.
+func (p *space) setCommitted(data *refTable) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.committed = data
+}
+
+// isCommitted says whether the newest committed checkpoint names a data file of
+// this length.
+func (p *space) isCommitted(id uint32, length int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n, ok := p.committed.length(id)
+	return ok && n == length
 }
 
 func (p *space) stored(kind store.Kind, id uint32) (fileRef, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var ref fileRef
-	switch kind {
-	case store.KindData:
-		ref = p.whole.Data[id]
-	case store.KindIndex:
-		ref = p.whole.Index[id]
-	case store.KindDescriptor:
-		ref = p.whole.Descriptor
+	if kind == store.KindDescriptor {
+		return p.whole.Descriptor, p.whole.Descriptor.Object != ""
 	}
-	return ref, ref.Object != ""
+	t := p.whole.table(kind)
+	if t == nil {
+		return fileRef{}, false
+	}
+	return t.get(id)
 }

@@ -115,36 +115,63 @@ func (s *System) startSpaces(ctx context.Context, _ *stopStack) error {
 	if err := s.checkpointNumbers(ctx); err != nil {
 		return err
 	}
-	known := 0
-	for f, err := range s.store.Files(ctx, store.FileFilter{}) {
-		if err != nil {
-			return err
-		}
-		p := s.check.space(f.Namespace)
-		if p == nil || f.State == store.FilePending || f.State == store.FileDamaged {
-			continue
-		}
-		p.setStored(f.Kind, uint32(f.FileID), fileRef{Object: f.ObjectPath, Length: f.Length, Checksum: f.Checksum})
-		known++
+	if err := s.loadStored(ctx); err != nil {
+		return err
 	}
-	s.check.unreconciled.Store(known == 0)
 	if err := s.reconcile(ctx); err != nil {
 		s.log.Warn("what is stored already is not known yet; uploads wait for that", "err", err)
 	}
 	return nil
 }
 
+// loadStored takes what is stored from the database. One that holds nothing, or
+// only a part of what a manifest named, has to be filled first.
+func (s *System) loadStored(ctx context.Context) error {
+	known := 0
+	later := map[*space][]uint32{} // data files that no committed checkpoint names
+	committed := int64(s.check.committedSeq.Load())
+	err := s.store.EachStored(ctx, func(f store.StoredFile) error {
+		p := s.check.space(f.Namespace)
+		if p == nil {
+			return nil
+		}
+		if err := p.setStored(f.Kind, f.FileID, fileRef{Object: f.ObjectPath, Length: f.Length, Checksum: f.Checksum}); err != nil {
+			s.log.Error("a stored file is not known well enough, and is stored again", "namespace", f.Namespace, "id", f.FileID, "err", err)
+			return nil
+		}
+		known++
+		if f.Kind == store.KindData && (f.Checkpoint == 0 || f.Checkpoint > committed) {
+			later[p] = append(later[p], f.FileID)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, p := range s.spaces {
+		data := p.whole.Data.snapshot()
+		for _, id := range later[p] {
+			data.remove(id)
+		}
+		p.setCommitted(data)
+	}
+	_, err = s.store.GetState(ctx, stateAdopting)
+	s.check.unreconciled.Store(known == 0 || err == nil)
+	if errors.Is(err, store.ErrNotFound) {
+		err = nil
+	}
+	return err
+}
+
+// stateAdopting is set while the database is filled from a manifest: a part of
+// it must not be taken for the whole.
+const stateAdopting = "adopting"
+
 // forgetCopies takes uploads of staged copies out of the queue, and leaves
 // those of data files, which are still there.
 func (s *System) forgetCopies(ctx context.Context) error {
-	for e, err := range s.store.Queue().List(ctx, store.Filter{}) {
-		if err != nil {
-			return err
-		}
-		if e.Item.Kind == store.KindData {
-			continue
-		}
-		if _, err := s.store.Queue().Forget(ctx, e.Item.Path, e.Item.Version); err != nil {
+	for _, kind := range []store.Kind{store.KindDescriptor, store.KindIndex, store.KindManifest} {
+		if err := s.store.Queue().ForgetKind(ctx, kind); err != nil {
 			return err
 		}
 	}
@@ -220,36 +247,57 @@ func (s *System) ownHead(ctx context.Context) (*head, error) {
 
 // adopt records the files of a committed manifest as stored.
 func (s *System) adopt(ctx context.Context, db *store.Store, m *manifest) error {
-	var rows []store.File
+	if err := db.SetState(ctx, stateAdopting, []byte{1}); err != nil {
+		return err
+	}
+	rows := make([]store.File, 0, batchRows)
+	flush := func() error {
+		err := db.UpsertFiles(ctx, rows...)
+		rows = rows[:0]
+		return err
+	}
 	for name, ns := range m.Namespaces {
 		p := newSpace(name)
-		add := func(kind store.Kind, id uint32, path string, ref fileRef) {
+		add := func(kind store.Kind, id uint32, path string, ref fileRef) error {
 			rows = append(rows, store.File{Path: path, Namespace: name, Kind: kind, FileID: int64(id), Version: versionOf(ref.Object),
 				Length: ref.Length, Checksum: ref.Checksum, ObjectPath: ref.Object, Epoch: int64(m.Epoch), Checkpoint: int64(m.Seq), State: store.FileStored})
+			if len(rows) < batchRows {
+				return nil
+			}
+			return flush()
 		}
-		add(store.KindDescriptor, 0, p.descriptorPath(), ns.Descriptor)
-		for id, ref := range ns.Index {
-			add(store.KindIndex, id, p.indexPath(id), ref)
+		if err := add(store.KindDescriptor, 0, p.descriptorPath(), ns.Descriptor); err != nil {
+			return err
 		}
-		for id, ref := range ns.Data {
-			add(store.KindData, id, p.dataPath(id), ref)
+		for id, ref := range ns.Index.all() {
+			if err := add(store.KindIndex, id, p.indexPath(id), ref); err != nil {
+				return err
+			}
+		}
+		for id, ref := range ns.Data.all() {
+			if err := add(store.KindData, id, p.dataPath(id), ref); err != nil {
+				return err
+			}
 		}
 	}
-	if err := db.UpsertFiles(ctx, rows...); err != nil {
+	if err := flush(); err != nil {
 		return err
 	}
 	if err := db.BeginCheckpoint(ctx, store.Checkpoint{Seq: int64(m.Seq), Epoch: int64(m.Epoch)}, nil, nil); err != nil {
 		return err
 	}
-	return db.CommitCheckpoint(ctx, int64(m.Seq))
+	if err := db.CommitCheckpoint(ctx, int64(m.Seq)); err != nil && !errors.Is(err, store.ErrCommitted) {
+		return err // committed: by an earlier try that ended after this step
+	}
+	return db.SetState(ctx, stateAdopting, nil)
 }
+
+// batchRows is how many rows are written in one transaction, while nobody else
+// writes, and are in memory for that.
+const batchRows = 2000
 
 // versionOf is what stands behind the @ of an object's path.
 func versionOf(object string) string {
 	_, v, _ := strings.Cut(object, "@")
 	return v
-}
-
-func newSpace(name string) *space {
-	return &space{name: name, whole: manifestNamespace{Index: map[uint32]fileRef{}, Data: map[uint32]fileRef{}}}
 }

@@ -165,11 +165,11 @@ func (c *checkpointer) closedData(ctx context.Context, p *space, d server.DataFi
 	if _, ok := p.stored(store.KindData, d.ID); ok {
 		return nil
 	}
-	s := c.stagedData(p, d, c.nextSeq.Load())
-	if err := c.sys.store.TrackFiles(ctx, s.file); err != nil {
+	item, row := c.describe(stagedData(p, d), c.nextSeq.Load())
+	if err := c.sys.store.TrackFiles(ctx, row); err != nil {
 		return err
 	}
-	return c.sys.store.Queue().Enqueue(ctx, s.item)
+	return c.sys.store.Queue().Enqueue(ctx, item)
 }
 
 // objectPath is the path that the engine hashes: below the zdb root.

@@ -149,6 +149,38 @@ func (s *Store) Files(ctx context.Context, f FileFilter) iter.Seq2[File, error] 
 	return paged(f.Limit, next, scanFile)
 }
 
+// StoredFile is what of a stored file a start needs.
+type StoredFile struct {
+	Namespace  string
+	Kind       Kind
+	FileID     uint32
+	Length     int64
+	Checksum   string
+	ObjectPath string
+	Checkpoint int64
+}
+
+// EachStored calls fn for each file that is stored or degraded, in no order. It
+// is one read of the table, for a start: the database's log grows meanwhile.
+func (s *Store) EachStored(ctx context.Context, fn func(StoredFile) error) error {
+	rows, err := s.db.DB.QueryContext(ctx, s.q(`SELECT namespace, kind, file_id, length, checksum, object_path, checkpoint
+		FROM {files} NOT INDEXED WHERE state IN ('stored', 'degraded')`))
+	if err != nil {
+		return note(err, "stored files")
+	}
+	defer rows.Close()
+	var f StoredFile
+	for rows.Next() {
+		if err := rows.Scan(&f.Namespace, &f.Kind, &f.FileID, &f.Length, &f.Checksum, &f.ObjectPath, &f.Checkpoint); err != nil {
+			return note(err, "stored files")
+		}
+		if err := fn(f); err != nil {
+			return err
+		}
+	}
+	return note(rows.Err(), "stored files")
+}
+
 // RemoveFiles forgets paths; unknown ones are no error.
 func (s *Store) RemoveFiles(ctx context.Context, paths ...string) error {
 	err := s.update(ctx, func(tx bun.Tx) error {

@@ -87,6 +87,19 @@ func (s *Store) ForgetObjects(ctx context.Context, objectPaths ...string) error 
 	return note(err, "forget %d objects", len(objectPaths))
 }
 
+// ForgetObjectsBelow removes what is known of the placements of all objects
+// whose paths begin with prefix, but of those of these paths.
+func (s *Store) ForgetObjectsBelow(ctx context.Context, prefix string, keep ...string) error {
+	where := `path >= ? AND path < ?`
+	args := []any{prefix, prefix + "\xff"}
+	for _, k := range keep {
+		where += ` AND path <> ?`
+		args = append(args, k)
+	}
+	err := s.update(ctx, func(tx bun.Tx) error { return s.forgetObjectsTx(ctx, tx.Tx, where, args...) })
+	return note(err, "forget objects below %q", prefix)
+}
+
 func (s *Store) forgetObjectsTx(ctx context.Context, tx *sql.Tx, where string, args ...any) error {
 	_, err := tx.ExecContext(ctx, s.q(`DELETE FROM {placements} WHERE backend IN (SELECT number FROM {places})
 		AND object IN (SELECT id FROM {objects} WHERE `+where+`)`), args...)

@@ -211,6 +211,26 @@ func (q *RetryQueue) enqueueTx(ctx context.Context, tx bun.Tx, items []Item) err
 	})
 }
 
+// ForgetKind removes all items of a kind: of copies that are
+// gone, at a start. Some are removed at a time, so that others find room.
+func (q *RetryQueue) ForgetKind(ctx context.Context, kind Kind) error {
+	for n := int64(rowsPerStatement); n == rowsPerStatement; {
+		err := q.update(ctx, func(tx bun.Tx) error {
+			r, err := tx.Tx.ExecContext(ctx, q.q(`DELETE FROM {queue} WHERE id IN (SELECT id FROM {queue} WHERE kind = ? ORDER BY id LIMIT ?)`), string(kind), rowsPerStatement)
+			if err != nil {
+				return err
+			}
+			n, err = r.RowsAffected()
+			return err
+		})
+		if err != nil {
+			return wrap("forget "+string(kind), err)
+		}
+	}
+	q.signal()
+	return nil
+}
+
 // Forget removes one version of a path from the queue and from what is known
 // to be done: for a version that has been overtaken, or one that must be
 // uploaded again. Whether there was one is the first result.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/threefoldtech/quantumd/engine/zdb/segment"
 )
@@ -133,7 +134,57 @@ func (n *Namespace) applyPatches(x *index, patches []placedPatch) error {
 	return nil
 }
 
-// Files tells which files the namespace has.
+// Pairs tells how many files the namespace has and which one grows, in a time
+// that does not grow with them.
+func (n *Namespace) Pairs() (Pairs, error) {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if n.deleted {
+		return Pairs{}, ErrClosed
+	}
+	p := Pairs{Mode: n.index.mode, Slots: n.index.slots, Count: uint32(len(n.index.files)), HasOpen: n.active != nil}
+	if p.HasOpen {
+		p.Open, p.OpenLength = n.active.id, n.dataOff
+	}
+	return p, nil
+}
+
+// DataFile tells of one data file, asking the disk; of one that never was, that
+// it is not there.
+func (n *Namespace) DataFile(id uint32) (DataFile, error) {
+	n.mu.RLock()
+	deleted, open, length := n.deleted, n.active != nil && n.active.id == id, n.dataOff
+	n.mu.RUnlock()
+	switch {
+	case deleted:
+		return DataFile{}, ErrClosed
+	case open:
+		return DataFile{ID: id, Length: length, Present: true}, nil
+	}
+	size, there, err := fileSize(n.DataPath(id))
+	return DataFile{ID: id, Length: size, Present: there}, err
+}
+
+// IndexFile tells of one index file; false when there is none of this id.
+func (n *Namespace) IndexFile(id uint32) (IndexFile, bool) {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if n.deleted || uint64(id) >= uint64(len(n.index.files)) {
+		return IndexFile{}, false
+	}
+	f := &n.index.files[id]
+	return IndexFile{ID: id, Length: f.length, Generation: f.gen}, true
+}
+
+// LastRead says when a data file was last read since Open; zero: not since then.
+func (n *Namespace) LastRead(id uint32) time.Time {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return n.data.lastUse(id)
+}
+
+// Files tells which files the namespace has, in a time that grows with them:
+// what is asked often is told by Pairs, DataFile and IndexFile.
 func (n *Namespace) Files() (FilesInfo, error) {
 	names, err := os.ReadDir(n.dataDir)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/threefoldtech/quantumd/engine/zdb/segment"
 )
@@ -19,6 +20,10 @@ type fileCache struct {
 	mu    sync.Mutex
 	open  map[uint32]*fileHandle
 	clock uint64
+
+	track bool      // note when files are used
+	start time.Time // of used
+	used  []uint32  // seconds since start, plus one, by id; zero: not used
 }
 
 // openLimit is how many unused files stay open.
@@ -48,6 +53,7 @@ func (c *fileCache) acquire(id uint32) (*fileHandle, error) {
 		h.refs++
 		c.clock++
 		h.used = c.clock
+		c.noteUseLocked(id)
 	}
 	c.mu.Unlock()
 	if h != nil {
@@ -80,12 +86,34 @@ func (c *fileCache) add(id uint32, f *os.File, pinned bool) *fileHandle {
 		c.dropLocked(old)
 	}
 	c.clock++
+	c.noteUseLocked(id)
 	h := &fileHandle{File: f, id: id, refs: 1, used: c.clock, pinned: pinned}
 	c.open[id] = h
 	if len(c.open) > openLimit {
 		c.evictLocked()
 	}
 	return h
+}
+
+// noteUseLocked remembers when a file was used: who makes room drops those that
+// were not used for longest, and file systems keep access times for a day only.
+func (c *fileCache) noteUseLocked(id uint32) {
+	if !c.track {
+		return
+	}
+	if uint64(id) >= uint64(len(c.used)) {
+		c.used = append(c.used, make([]uint32, int(id)+1-len(c.used))...)
+	}
+	c.used[id] = uint32(time.Since(c.start)/time.Second) + 1
+}
+
+func (c *fileCache) lastUse(id uint32) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if uint64(id) >= uint64(len(c.used)) || c.used[id] == 0 {
+		return time.Time{}
+	}
+	return c.start.Add(time.Duration(c.used[id]-1) * time.Second)
 }
 
 func (c *fileCache) release(h *fileHandle) {
@@ -176,7 +204,9 @@ func (c *fileCache) closeAll() {
 }
 
 func newDataCache(dir string) *fileCache {
-	return newFileCache(dir, segment.DataName, os.O_RDWR)
+	c := newFileCache(dir, segment.DataName, os.O_RDWR)
+	c.track, c.start = true, time.Now()
+	return c
 }
 
 func newIndexCache(dir string) *fileCache {

@@ -118,6 +118,18 @@ type FilesInfo struct {
 	Index []IndexFile // by id
 }
 
+// Pairs is what files a namespace has, in short: one data and one index file
+// for each id below Count.
+type Pairs struct {
+	Mode  Mode
+	Slots uint64 // entries of all index files
+	Count uint32
+
+	Open       uint32 // as in FilesInfo
+	HasOpen    bool
+	OpenLength int64 // of the data file that grows
+}
+
 // DataFile is one data file. The length of one that is not there is 0.
 type DataFile struct {
 	ID      uint32

@@ -1,0 +1,195 @@
+package qsfs
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func randomRef(r *rand.Rand, prefix string, id uint32) fileRef {
+	sum := make([]byte, 16)
+	for i := range sum {
+		sum[i] = byte(r.Uint32())
+	}
+	ref := fileRef{Length: r.Int64N(1 << 32), Checksum: hex.EncodeToString(sum)}
+	epoch, generation := 1+r.Uint32N(3), r.Uint32()
+	if r.IntN(2) == 0 {
+		generation = uint32(ref.Length)
+	}
+	switch r.IntN(12) {
+	case 0:
+		ref.Object = fmt.Sprintf("%s%d", prefix, id) // as an earlier system stored it
+	case 1:
+		ref.Object = fmt.Sprintf("old/place/%d", r.IntN(100))
+	case 2:
+		ref.Object = fmt.Sprintf("%s%d@0%d.%d", prefix, id, epoch, generation)
+	case 3:
+		ref.Object, ref.Length = fmt.Sprintf("%s%d@%d.%d", prefix, id+1, epoch, generation), 1<<40
+	case 4:
+		ref.Object = fmt.Sprintf("%s%d@%d.%d.1", prefix, id, epoch, generation)
+	default:
+		ref.Object = fmt.Sprintf("%s%d@%d.%d", prefix, id, epoch, generation)
+	}
+	return ref
+}
+
+func checkTable(t *testing.T, want map[uint32]fileRef, got *refTable) {
+	t.Helper()
+	require.Equal(t, want, maps.Collect(got.all()))
+	require.True(t, slices.IsSorted(slices.Collect(func(yield func(uint32) bool) {
+		for id := range got.all() {
+			if !yield(id) {
+				return
+			}
+		}
+	})))
+	require.Equal(t, len(want), got.count)
+	var bytes int64
+	for id, r := range want {
+		bytes += r.Length
+		n, ok := got.length(id)
+		require.True(t, ok)
+		require.Equal(t, r.Length, n)
+	}
+	require.Equal(t, bytes, got.bytes)
+	for _, n := range []uint32{0, 1, chunkRefs, 300, 700} {
+		var lacking []uint32
+		for id := range n {
+			if _, ok := want[id]; !ok {
+				lacking = append(lacking, id)
+			}
+		}
+		require.Equal(t, lacking, slices.Collect(got.lacking(n)), "below %d", n)
+	}
+}
+
+// The table against a map: changes, snapshots, and what two of them differ in.
+func TestRefTableAgainstModel(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(1, 2))
+	table, model := &refTable{prefix: "data/zdbfs-data/d"}, map[uint32]fileRef{}
+	type saved struct {
+		table *refTable
+		model map[uint32]fileRef
+	}
+	var snapshots []saved
+	for range 3000 {
+		id := r.Uint32N(700)
+		switch r.IntN(10) {
+		case 0:
+			table.remove(id)
+			delete(model, id)
+		case 1:
+			if r.IntN(20) == 0 {
+				snapshots = append(snapshots, saved{table.snapshot(), maps.Clone(model)})
+			}
+		default:
+			ref := randomRef(r, table.prefix, id)
+			require.NoError(t, table.set(id, ref))
+			model[id] = ref
+		}
+	}
+	require.Error(t, table.set(1, fileRef{Object: "x", Checksum: "short"}))
+	require.Error(t, table.set(1, fileRef{Checksum: model[0].Checksum}))
+	checkTable(t, model, table)
+	require.NotEmpty(t, snapshots)
+	for _, s := range snapshots {
+		checkTable(t, s.model, s.table)
+		delta := map[uint32]fileRef{}
+		whole := maps.Clone(s.model)
+		for id, ref := range model {
+			if whole[id] = ref; s.model[id] != ref {
+				delta[id] = ref
+			}
+		}
+		checkTable(t, delta, table.since(s.table))
+		checkTable(t, whole, table.since(s.table).over(s.table))
+	}
+}
+
+func TestManifestRoundTrip(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(3, 4))
+	m := &manifest{Schema: manifestSchema, Epoch: 7, Seq: 1 << 40, Created: time.Unix(1, 5).UTC(), Namespaces: map[string]*manifestNamespace{}}
+	want := map[string][2]map[uint32]fileRef{}
+	for _, name := range []string{"zdbfs-meta", "zdbfs-data", "odd name"} {
+		ns := newManifestNamespace(name)
+		ns.Slots, ns.Descriptor = 9, randomRef(r, "index/"+name+"/zdb-namespace", 0)
+		kinds := [2]map[uint32]fileRef{{}, {}}
+		for range 500 {
+			for k, table := range []*refTable{ns.Index, ns.Data} {
+				id := r.Uint32N(100_000)
+				kinds[k][id] = randomRef(r, table.prefix, id)
+				require.NoError(t, table.set(id, kinds[k][id]))
+			}
+		}
+		want[name] = kinds
+		m.Namespaces[name] = ns
+	}
+	base := randomRef(r, "qsfs/manifest", 0)
+	m.Base = &base
+	var text bytes.Buffer
+	require.NoError(t, m.encode(&text))
+	got, err := decodeManifest(bytes.NewReader(text.Bytes()))
+	require.NoError(t, err)
+	for name, kinds := range want {
+		ns := got.Namespaces[name]
+		require.Equal(t, m.Namespaces[name].Slots, ns.Slots)
+		require.Equal(t, m.Namespaces[name].Descriptor, ns.Descriptor)
+		checkTable(t, kinds[0], ns.Index)
+		checkTable(t, kinds[1], ns.Data)
+	}
+	require.Equal(t, []any{m.Epoch, m.Seq, m.Created, m.Base}, []any{got.Epoch, got.Seq, got.Created, got.Base})
+
+	// What is cut, or goes on, is refused.
+	for _, n := range []int{0, 7, 8, 100, text.Len() / 2, text.Len() - 1} {
+		_, err := decodeManifest(bytes.NewReader(text.Bytes()[:n]))
+		require.ErrorIs(t, err, errManifest, n)
+	}
+	_, err = decodeManifest(io.MultiReader(&text, bytes.NewReader([]byte{0})))
+	require.ErrorIs(t, err, errManifest)
+	_, err = decodeManifest(bytes.NewReader([]byte(`{"schema":1,"namespaces":{}}`)))
+	require.ErrorIs(t, err, errManifest)
+}
+
+func FuzzDecodeManifest(f *testing.F) {
+	m := &manifest{Epoch: 1, Namespaces: map[string]*manifestNamespace{"a": newManifestNamespace("a")}}
+	r := rand.New(rand.NewPCG(5, 6))
+	for id := range uint32(20) {
+		if err := m.Namespaces["a"].Data.set(id*id, randomRef(r, "data/a/d", id*id)); err != nil {
+			f.Fatal(err)
+		}
+	}
+	var text bytes.Buffer
+	if err := m.encode(&text); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text.Bytes())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := decodeManifest(bytes.NewReader(data))
+		if err != nil {
+			return
+		}
+		var again bytes.Buffer
+		require.NoError(t, m.encode(&again))
+		m2, err := decodeManifest(&again)
+		require.NoError(t, err)
+		require.Equal(t, m.files(), m2.files())
+		for name, ns := range m.Namespaces {
+			for _, table := range []*refTable{ns.Index, ns.Data} {
+				for _, ref := range table.all() {
+					require.NoError(t, ref.check())
+				}
+			}
+			require.Equal(t, maps.Collect(ns.Data.all()), maps.Collect(m2.Namespaces[name].Data.all()))
+		}
+	})
+}
