@@ -104,16 +104,19 @@ type process struct {
 	stderr *bytes.Buffer
 	mount  string
 	client *client.Client
+	peak   int64 // of its memory until it was ready
 }
 
-func startProcess(t *testing.T, cfgFile, dir, mountpoint string) *process {
+func startProcess(t testing.TB, cfgFile, dir, mountpoint string) *process {
 	t.Helper()
 	p := &process{cmd: exec.Command(os.Args[0]), stderr: new(bytes.Buffer), mount: mountpoint, client: client.New(qsfs.LayoutBelow(dir).ControlSocket())}
 	p.cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s", childEnv, cfgFile, dir, mountpoint))
 	p.cmd.Stderr = io.MultiWriter(p.stderr)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	require.NoError(t, p.cmd.Start())
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	stop := watchMemory(p.cmd.Process.Pid)
+	defer func() { p.peak = stop() }()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := p.client.WaitReady(ctx); err != nil {
 		p.kill(t)
@@ -123,7 +126,7 @@ func startProcess(t *testing.T, cfgFile, dir, mountpoint string) *process {
 }
 
 // kill ends it at once and clears the dead mount.
-func (p *process) kill(t *testing.T) {
+func (p *process) kill(t testing.TB) {
 	t.Helper()
 	_ = p.cmd.Process.Kill() // it may have ended
 	_ = p.cmd.Wait()         // killed
@@ -132,7 +135,7 @@ func (p *process) kill(t *testing.T) {
 	}
 }
 
-func saveConfig(t *testing.T, env *testenv.Env) string {
+func saveConfig(t testing.TB, env *testenv.Env) string {
 	t.Helper()
 	text, err := env.Config.Marshal()
 	require.NoError(t, err)
