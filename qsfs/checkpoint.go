@@ -41,6 +41,8 @@ type checkpointer struct {
 	unreconciled atomic.Bool // what is stored is not known yet
 	reconciling  sync.Mutex
 
+	rewrite atomic.Bool // the newest manifest is damaged: the next checkpoint is made although nothing is new, with a whole one
+
 	base    *manifest // the newest manifest without a base of its own; never changed
 	baseRef fileRef
 }
@@ -181,7 +183,7 @@ func (c *checkpointer) cut(ctx context.Context) (*cutState, error) {
 		c.unstage(cut)
 		return nil, err
 	}
-	if len(files) == 0 {
+	if len(files) == 0 && !c.rewrite.Load() {
 		c.committedCut.Store(n)
 		c.dirty.committed()
 		return nil, nil

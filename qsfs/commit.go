@@ -70,6 +70,7 @@ func (c *checkpointer) commit(ctx context.Context, cut *cutState) error {
 	c.committedCut.Store(cut.cut)
 	c.committedAt.Store(int64(boottime.Now()))
 	c.dirty.committed()
+	c.rewrite.Store(false)
 	return nil
 }
 
@@ -137,7 +138,7 @@ const maxDelta = 2
 
 // storeManifest stores a manifest, as a delta where that is much smaller.
 func (c *checkpointer) storeManifest(ctx context.Context, whole *manifest) (fileRef, error) {
-	if c.base != nil {
+	if c.base != nil && !c.rewrite.Load() {
 		delta := whole.since(c.base, c.baseRef)
 		if delta.files()*maxDelta < whole.files() {
 			return c.storeEncoded(ctx, delta)

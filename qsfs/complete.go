@@ -75,16 +75,6 @@ func (s *System) completeManifest(ctx context.Context) error {
 	if err := s.completeObject(ctx, c.Manifest); err != nil {
 		return err
 	}
-	s.recordLock.Lock() // a head that is committed meanwhile must not be undone
-	defer s.recordLock.Unlock()
-	h, err := s.ownHead(ctx)
-	if err != nil || h == nil || h.Epoch != s.fence.id.Epoch {
-		return err
-	}
-	holding, release, err := s.fence.hold(ctx)
-	if err != nil {
-		return err
-	}
-	defer release()
-	return s.epochs.write(holding, s.epochs.headKey(h.Epoch, h.UUID), h, false)
+	_, err = s.checkRecords(ctx, true)
+	return err
 }

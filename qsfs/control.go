@@ -89,6 +89,7 @@ func (s *System) controlMux() http.Handler {
 	mux.Handle("POST /v1/queue/retry", answer(func(r *http.Request) (any, error) { return nil, s.RetryNow(r.Context()) }))
 	s.eventRoutes(mux)
 	s.replaceRoutes(mux)
+	s.integrityRoutes(mux)
 	mux.Handle("POST /v1/stop", answer(func(*http.Request) (any, error) {
 		if s.opts.stop == nil {
 			return nil, errors.New("this system cannot be stopped from outside: end the program that runs it")

@@ -331,6 +331,8 @@ func (s *System) follow(ctx context.Context, e *zstor.Engine, g, given *generati
 // writeGeneration puts a generation on the metadata backends of an engine that
 // was opened over it.
 func (s *System) writeGeneration(ctx context.Context, e *zstor.Engine, g *generation) error {
+	s.recordLock.Lock()
+	defer s.recordLock.Unlock()
 	return s.newEpochs(e).write(ctx, s.generationKey(), g, false)
 }
 

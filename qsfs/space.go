@@ -94,3 +94,17 @@ func (p *space) stored(kind store.Kind, id uint32) (fileRef, bool) {
 	}
 	return t.get(id)
 }
+
+// forget has the next cut store a file again whose object is lost.
+func (p *space) forget(kind store.Kind, id uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch kind {
+	case store.KindData:
+		delete(p.whole.Data, id)
+	case store.KindIndex:
+		delete(p.whole.Index, id)
+	case store.KindDescriptor:
+		p.whole.Descriptor = fileRef{}
+	}
+}

@@ -127,14 +127,15 @@ type FileFilter struct {
 	Namespace string
 	Kind      Kind
 	State     FileState
-	Limit     int // zero: none
+	After     string // only paths behind this one
+	Limit     int    // zero: none
 }
 
 // Files goes through the files in order of their paths. They are read page by
 // page, so the caller may change them meanwhile.
 func (s *Store) Files(ctx context.Context, f FileFilter) iter.Seq2[File, error] {
 	where := `path > ?`
-	args := []any{""}
+	args := []any{f.After}
 	for _, c := range []struct{ column, value string }{{"namespace", f.Namespace}, {"kind", string(f.Kind)}, {"state", string(f.State)}} {
 		if c.value != "" {
 			where += " AND " + c.column + " = ?"
@@ -143,7 +144,9 @@ func (s *Store) Files(ctx context.Context, f FileFilter) iter.Seq2[File, error] 
 	}
 	query := s.q(`SELECT ` + fileColumns + ` FROM {files} WHERE ` + where + ` ORDER BY path LIMIT ?`)
 	next := func(last File, limit int) (*sql.Rows, error) {
-		args[0] = last.Path
+		if last.Path != "" {
+			args[0] = last.Path
+		}
 		return s.db.DB.QueryContext(ctx, query, append(args[:len(args):len(args)], limit)...)
 	}
 	return paged(f.Limit, next, scanFile)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/threefoldtech/quantumd/backend"
@@ -20,6 +21,7 @@ const (
 	Unreachable PartState = "unreachable"
 	Refused     PartState = "refused" // by access rights, mode or a lock
 	Stray       PartState = "stray"   // good, on a backend that is not in the config
+	NotAsked    PartState = "not asked"
 )
 
 // Report tells how well an object is kept.
@@ -245,6 +247,9 @@ type RebuildOptions struct {
 	// LeaveUnreachable keeps shards on backends of the config that do not answer, or
 	// refuse, where they are: for a repair that does not know whether they come back.
 	LeaveUnreachable bool
+	// Bad are indexes of shards that the caller read and found wrong, whatever their
+	// backends say.
+	Bad []int
 }
 
 // Rebuild makes missing and damaged shards of path's object anew, and those on
@@ -287,9 +292,20 @@ func (e *Engine) rebuild(ctx context.Context, path, key string, opts RebuildOpti
 	if err := ctx.Err(); err != nil {
 		return rep, err
 	}
+	rep.condemn(opts.Bad)
 	o.event.Bytes = rep.Object.Size
 	err = o.repair(ctx, &rep, g, st, opts)
 	return rep, err
+}
+
+// condemn marks shards damaged that somebody read and found wrong.
+func (r *Report) condemn(bad []int) {
+	for i, s := range r.Shards {
+		if slices.Contains(bad, s.Index) && (s.State == Good || s.State == Stray) {
+			r.Shards[i].State = Damaged
+			r.Shards[i].Err = fmt.Errorf("%w: read and found wrong", ErrDamaged)
+		}
+	}
 }
 
 // toReplace lists indexes to make anew, and which shards cannot be sources.

@@ -92,6 +92,7 @@ type CheckReport struct {
 	Pending  int64    `json:"pending"`  // not there yet
 	Degraded int64    `json:"degraded"` // metadata on three of four, or shards missing
 	Lost     int64    `json:"lost"`     // neither here nor on the backends
+	Unknown  int64    `json:"unknown"`  // too few backends answered to tell
 	Damage   []Damage `json:"damage"`   // at most 1000
 	Seconds  float64  `json:"seconds"`
 }
@@ -102,6 +103,24 @@ type ScrubRequest struct {
 	Repair bool `json:"repair"` // make what is missing or damaged anew
 	Sample int  `json:"sample"` // of so many objects, chosen at random; 0: all
 }
+
+// Exit code of a report: 0: all is well; 3: damage that is or can be repaired, or
+// something that is not known; 4: something is lost.
+func exitOf(damaged, lost int64) int {
+	switch {
+	case lost > 0:
+		return 4
+	case damaged > 0:
+		return 3
+	}
+	return 0
+}
+
+// ExitCode is what the command ends with.
+func (r *CheckReport) ExitCode() int { return exitOf(r.Degraded+r.Unknown+int64(len(r.Damage)), r.Lost) }
+
+// ExitCode is what the command ends with.
+func (r *ScrubReport) ExitCode() int { return exitOf(r.Damaged+r.Unknown+int64(len(r.Damage)), r.Lost) }
 
 // ScrubReport says what the backends hold of every object.
 type ScrubReport struct {
@@ -115,9 +134,11 @@ type ScrubReport struct {
 	Damaged  int64     `json:"damaged"` // can be repaired
 	Repaired int64     `json:"repaired"`
 	Lost     int64     `json:"lost"`
+	Unknown  int64     `json:"unknown"` // too few backends answered to tell
 	Bytes    int64     `json:"bytes"` // of user data, where it was read
 	Damage   []Damage  `json:"damage"`
 	Seconds  float64   `json:"seconds"`
+	Error    string    `json:"error,omitempty"` // why it does not go on now
 }
 
 // Why explains one path of the mount, or one file below the zdb root.

@@ -30,6 +30,7 @@ type Namespace struct {
 	ckptMu  sync.Mutex // one checkpoint or copy of an index file at a time
 	syncer  syncer
 	missing flights
+	mending flights
 
 	// mu guards all that follows. It is held briefly: never over a hook, an
 	// fsync, or the reading of a payload.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -43,6 +44,12 @@ type Options struct {
 	Mode Mode
 
 	Hooks hooks.HookHandler // nil: none
+	// Mend is asked when a closed data file turns out to be damaged: a payload does
+	// not match its checksum, or cannot be read. When it gives no error the file under
+	// that path was replaced by a good one, and the read is tried once more. One call
+	// per file at a time, however many readers wait. Nil: a damaged payload stays
+	// ErrDamaged.
+	Mend func(ctx context.Context, dataFile string, cause error) error
 	// KeepDirty leaves ids on the list of changed index files when jump-index
 	// ended without an error: who copies index files at a time of their own
 	// takes them off with [Namespace.ResetCopied].

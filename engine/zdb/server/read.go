@@ -58,8 +58,36 @@ func (n *Namespace) lookup(key []byte) (entry, error) {
 	return n.index.lookup(key)
 }
 
-// payload appends the payload of e to buf, verified.
+// payload appends the payload of e to buf, verified; once more after somebody
+// mended its file.
 func (n *Namespace) payload(ctx context.Context, e entry, buf []byte) ([]byte, error) {
+	out, err := n.readPayload(ctx, e, buf)
+	var bad *badPayload
+	if !errors.As(err, &bad) || n.srv.o.Mend == nil || !n.closedData(e.dataFile) {
+		return out, err
+	}
+	mended := n.joined(ctx, &n.mending, e.dataFile, func() error {
+		return n.srv.o.Mend(n.srv.reads, n.DataPath(e.dataFile), err)
+	})
+	if mended != nil {
+		return out, fmt.Errorf("%w (%w)", err, mended)
+	}
+	return n.readPayload(ctx, e, buf)
+}
+
+// badPayload: what is on disk is not what was written, or cannot be read.
+type badPayload struct{ error }
+
+func (b *badPayload) Unwrap() error { return b.error }
+
+// closedData says whether a data file is written no more.
+func (n *Namespace) closedData(id uint32) bool {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return n.active == nil || n.active.id != id
+}
+
+func (n *Namespace) readPayload(ctx context.Context, e entry, buf []byte) ([]byte, error) {
 	if e.length == 0 {
 		return append(buf, []byte{}...), nil
 	}
@@ -77,12 +105,12 @@ func (n *Namespace) payload(ctx context.Context, e entry, buf []byte) ([]byte, e
 		if errors.Is(err, io.EOF) {
 			err = fmt.Errorf("%w: %s ends inside the payload at %d", ErrDamaged, h.Name(), e.offset)
 		}
-		return buf[:start], err
+		return buf[:start], &badPayload{err}
 	}
 	n.srv.stats.dataRead.Add(int64(len(p)))
 	if sum := segment.Checksum(p); sum != e.crc {
-		return buf[:start], fmt.Errorf("%w: payload at %d of %s has checksum %08x, want %08x",
-			ErrDamaged, e.offset, h.Name(), sum, e.crc)
+		return buf[:start], &badPayload{fmt.Errorf("%w: payload at %d of %s has checksum %08x, want %08x",
+			ErrDamaged, e.offset, h.Name(), sum, e.crc)}
 	}
 	return buf, nil
 }
@@ -130,7 +158,14 @@ func (n *Namespace) fetch(ctx context.Context, id uint32) error {
 	if n.srv.o.Hooks == nil {
 		return errors.New("no hook brings it back")
 	}
-	fs := &n.missing
+	return n.joined(ctx, &n.missing, id, func() error {
+		return n.srv.hook(n.srv.reads, hooks.Event{Kind: hooks.MissingData, Data: n.DataPath(id)})
+	})
+}
+
+// joined runs f for a file, unless it runs already, and waits for its end as long
+// as ctx allows.
+func (n *Namespace) joined(ctx context.Context, fs *flights, id uint32, do func() error) error {
 	fs.mu.Lock()
 	f := fs.m[id]
 	if f == nil {
@@ -140,7 +175,7 @@ func (n *Namespace) fetch(ctx context.Context, id uint32) error {
 		}
 		fs.m[id] = f
 		n.srv.tasks.Go(func() {
-			f.err = n.srv.hook(n.srv.reads, hooks.Event{Kind: hooks.MissingData, Data: n.DataPath(id)})
+			f.err = do()
 			fs.mu.Lock()
 			delete(fs.m, id)
 			fs.mu.Unlock()
@@ -154,4 +189,11 @@ func (n *Namespace) fetch(ctx context.Context, id uint32) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// Where tells which data file holds the payload of key, and which index file its
+// entry; backend.ErrNotFound where there is none.
+func (n *Namespace) Where(key []byte) (dataFile, indexFile uint32, err error) {
+	e, err := n.lookup(key)
+	return e.dataFile, e.at.file, err
 }
