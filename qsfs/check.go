@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"time"
 
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zstor"
@@ -282,7 +281,6 @@ func (s *System) integrityRoutes(mux *http.ServeMux) {
 		return s.Why(r.Context(), r.URL.Query().Get("path"))
 	}))
 }
-
 
 // maxRequest bounds the body of one request: thousands of paths.
 const maxRequest = 4 << 20

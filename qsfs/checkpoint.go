@@ -217,6 +217,9 @@ func (c *checkpointer) begin(ctx context.Context, cut *cutState) error {
 
 // cutSpace closes the active pair of a namespace and lists what is not stored.
 func (c *checkpointer) cutSpace(ctx context.Context, p *space, cut *cutState) ([]staged, error) {
+	if err := c.sys.grownDamaged(); err != nil {
+		return nil, err
+	}
 	if _, err := p.ns.Jump(ctx); err != nil {
 		return nil, err
 	}

@@ -1,7 +1,43 @@
 package qsfs
 
+import (
+	"context"
+
+	"github.com/threefoldtech/quantumd/engine/zstor"
+	"github.com/threefoldtech/quantumd/store"
+)
+
 // BeforeStep is asked before a replacement's next step is recorded: an error is
 // a crash between what was done and its record.
 func BeforeStep(f func(backend, step string) error) Option {
 	return func(o *options) { o.beforeStep = f }
 }
+
+// Engine is the object engine of a running system.
+func Engine(s *System) *zstor.Engine { return s.engine }
+
+// Rows gives what is known of each file.
+func Rows(ctx context.Context, s *System) (rows []store.File, err error) {
+	for f, err := range s.store.Files(ctx, store.FileFilter{}) {
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, f)
+	}
+	return rows, nil
+}
+
+// ObjectPath is the path of an object for the engine.
+func ObjectPath(s *System, rel string) string { return s.objectPath(rel) }
+
+// ManifestPath is the newest manifest's, below the zdb root.
+func ManifestPath(ctx context.Context, s *System) (string, error) {
+	h, err := s.ownHead(ctx)
+	if err != nil {
+		return "", err
+	}
+	return h.Manifest.Object, nil
+}
+
+// HeadKey is where the newest head is.
+func HeadKey(s *System) string { return s.epochs.headKey(s.fence.id.Epoch, s.fence.id.UUID) }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/hooks"
-	"github.com/threefoldtech/quantumd/store"
 )
 
 // HookHandler reacts to the events of the frontend's zdb as the system needs
@@ -88,13 +87,9 @@ func (f *fetcher) fetch(ctx context.Context, path string) error {
 	if err := s.reconcile(ctx); err != nil {
 		return err
 	}
-	ref, ok := p.stored(store.KindData, id)
+	ref, ok := s.refOf(ctx, p, id)
 	if !ok {
-		row, err := s.store.File(ctx, p.dataPath(id))
-		if err != nil || row.State == store.FilePending || row.ObjectPath == "" {
-			return fmt.Errorf("%s: %w", p.dataPath(id), ErrLost)
-		}
-		ref = fileRef{Object: row.ObjectPath, Length: row.Length, Checksum: row.Checksum}
+		return fmt.Errorf("%s: %w", p.dataPath(id), ErrLost)
 	}
 	if err := s.retrieve(ctx, ref, p.ns.DataPath(id)); err != nil {
 		s.log.Error("a data file could not be fetched", "path", p.dataPath(id), "err", err)

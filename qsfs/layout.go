@@ -75,6 +75,7 @@ func (l Layout) zstorPID() string { return filepath.Join(filepath.Dir(l.ZstorSoc
 // them: on the file system of the data files, so that no byte is copied.
 func (l Layout) handing() string { return filepath.Join(l.Root, ".zstor") }
 
+func (l Layout) damaged() string  { return filepath.Join(l.Root, "damaged") }
 func (l Layout) staging() string  { return filepath.Join(l.State, "staging") }
 func (l Layout) lockFile() string { return filepath.Join(l.State, "lock") }
 func (l Layout) identity() string { return filepath.Join(l.Root, "quantumd.json") }

@@ -82,6 +82,7 @@ func (s *System) start(ctx context.Context, stops *stopStack) error {
 		{"epoch", s.startEpoch},
 		{"reconcile", s.startSpaces},
 		{"zdb", s.startServer},
+		{"local files", s.startLocal},
 		{"events", s.startEvents},
 		{"file system", s.startTree},
 		{"uploads", s.startWork},
@@ -143,7 +144,7 @@ func (s *System) startEngine(ctx context.Context, stops *stopStack) error {
 func (s *System) startServer(ctx context.Context, stops *stopStack) error {
 	zdb, err := server.Open(ctx, server.Options{
 		DataDir: s.layout.DataDir(), IndexDir: s.layout.IndexDir(), DataSize: int64(s.cfg.ZdbDataSize),
-		Mode: server.Sequential, Hooks: hooks.Chain(s.opts.hooks, s.HookHandler()), Instance: "quantumd", KeepDirty: true, Logger: s.log,
+		Mode: server.Sequential, Hooks: hooks.Chain(s.opts.hooks, s.HookHandler()), Instance: "quantumd", KeepDirty: true, Mend: s.mendPath, Logger: s.log,
 	})
 	if err != nil {
 		return err
@@ -230,6 +231,8 @@ func (s *System) startWork(ctx context.Context, stops *stopStack) error {
 	work.Go(func() { s.health.run(ctx) })
 	work.Go(func() { s.replacing.run(ctx) })
 	work.Go(func() { s.keepCache(ctx) })
+	work.Go(func() { s.scrubs.run(ctx) })
+	work.Go(func() { s.mendFound(ctx) })
 	stops.push(func() error {
 		cancel()
 		work.Wait()

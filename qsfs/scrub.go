@@ -279,7 +279,9 @@ func (e *ScrubRunsError) Error() string {
 }
 
 // Hint names the remedy.
-func (e *ScrubRunsError) Hint() string { return "wait for its end: `quantumd status` shows how far it is" }
+func (e *ScrubRunsError) Hint() string {
+	return "wait for its end: `quantumd status` shows how far it is"
+}
 
 // Scrub has the backends verify the shards of every object, or of a sample, and
 // returns when that is done; with Deep everything is read and decoded, local
@@ -460,3 +462,20 @@ func chosen(seq iter.Seq2[target, error], sample map[string]bool) iter.Seq2[targ
 }
 
 func checksumOf(sum [16]byte) string { return hex.EncodeToString(sum[:]) }
+
+// scrubStatus tells of the scrub that runs, or ran last.
+func (s *System) scrubStatus(st *client.Status) {
+	r := s.scrubs.report()
+	if st.Scrub = r; r == nil {
+		return
+	}
+	if r.Lost > 0 {
+		statusNote(st, "the last scrub found %d objects lost (`quantumd check` lists them)", r.Lost)
+	}
+	if n := r.Damaged - r.Repaired; n > 0 {
+		statusNote(st, "the last scrub found %d damaged objects that are not repaired (`quantumd scrub --repair` does)", n)
+	}
+	if r.Running && r.Error != "" {
+		statusNote(st, "the scrub pauses: %s", r.Error)
+	}
+}

@@ -95,16 +95,13 @@ func (p *space) stored(kind store.Kind, id uint32) (fileRef, bool) {
 	return t.get(id)
 }
 
-// forget has the next cut store a file again whose object is lost.
+// forget has the next cut store a file again whose object is lost, or that grew.
 func (p *space) forget(kind store.Kind, id uint32) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch kind {
-	case store.KindData:
-		delete(p.whole.Data, id)
-	case store.KindIndex:
-		delete(p.whole.Index, id)
-	case store.KindDescriptor:
+	if kind == store.KindDescriptor {
 		p.whole.Descriptor = fileRef{}
+	} else if t := p.whole.table(kind); t != nil {
+		t.remove(id)
 	}
 }

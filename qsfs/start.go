@@ -105,6 +105,10 @@ func (s *System) startSpaces(ctx context.Context, _ *stopStack) error {
 	s.spaces = []*space{newSpace(metaSpace), newSpace(dataSpace)}
 	s.check = &checkpointer{sys: s, log: s.log.With("component", "checkpoint"), requests: make(chan chan<- syncResult), progress: newSignal()}
 	s.health = newHealthWatch(s)
+	s.scrubs = newScrubber(s)
+	if err := s.scrubs.load(ctx); err != nil {
+		return err
+	}
 	s.replacing = newReplacer(s)
 	if err := s.clearStaging(); err != nil {
 		return err

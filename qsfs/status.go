@@ -37,6 +37,7 @@ func (s *System) Status(ctx context.Context) (*client.Status, error) {
 	s.backendStatus(st)
 	s.cacheStatus(st)
 	s.checkpointStatus(st)
+	s.scrubStatus(st)
 	return st, s.lossWindow(ctx, st)
 }
 

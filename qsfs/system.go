@@ -67,7 +67,11 @@ type System struct {
 	health     *healthWatch
 	fetching   fetcher
 	replacing  *replacer
-	recordLock sync.Mutex // of whole records that change: one writer at a time
+	scrubs     *scrubber
+	mendLock   sync.Mutex   // one damaged file at a time
+	toMend     []localFile  // damage that the start found
+	grownBad   atomic.Int64 // of them, files that grew
+	recordLock sync.Mutex   // of whole records that change: one writer at a time
 
 	changed *signal                    // told after each event
 	set     atomic.Pointer[generation] // the backends in use

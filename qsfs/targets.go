@@ -94,7 +94,7 @@ func (s *System) objectCount() int64 {
 	n := 0
 	for _, p := range s.spaces {
 		p.mu.Lock()
-		n += len(p.whole.Data) + len(p.whole.Index) + 1
+		n += p.whole.Data.count + p.whole.Index.count + 1
 		p.mu.Unlock()
 	}
 	return int64(n)
@@ -184,4 +184,6 @@ func addDamage(list []client.Damage, d ...client.Damage) []client.Damage {
 }
 
 // isUnknown says whether an error tells only that nobody answered.
-func isUnknown(err error) bool { return err != nil && !isLost(err) && !errors.Is(err, store.ErrNotFound) }
+func isUnknown(err error) bool {
+	return err != nil && !isLost(err) && !errors.Is(err, store.ErrNotFound)
+}

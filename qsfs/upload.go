@@ -98,6 +98,9 @@ func (u *uploader) store(ctx context.Context, item store.Item) error {
 		release()
 	}
 	path := item.Path + "@" + item.Version
+	if done, err := u.storedBefore(ctx, item, path); err != nil || done {
+		return err
+	}
 	obj, err := u.sys.objects.StoreFile(ctx, u.sys.objectPath(path), item.Source)
 	if err != nil {
 		return err
@@ -108,6 +111,11 @@ func (u *uploader) store(ctx context.Context, item store.Item) error {
 	if err := u.sys.confirm(ctx, obj); err != nil {
 		return err
 	}
+	return u.stored(ctx, obj, item, path)
+}
+
+// stored notes an object that its backends have confirmed.
+func (u *uploader) stored(ctx context.Context, obj zstor.Object, item store.Item, path string) error {
 	if err := u.sys.store.MarkStored(ctx, item.Path, item.Version, storedAs(obj, path)); err != nil {
 		return err
 	}

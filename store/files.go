@@ -163,11 +163,12 @@ type StoredFile struct {
 	Checkpoint int64
 }
 
-// EachStored calls fn for each file that is stored or degraded, in no order. It
+// EachStored calls fn for each file that is stored, degraded, or damaged there: what
+// is left of its object may be all there is. In no order. It
 // is one read of the table, for a start: the database's log grows meanwhile.
 func (s *Store) EachStored(ctx context.Context, fn func(StoredFile) error) error {
 	rows, err := s.db.DB.QueryContext(ctx, s.q(`SELECT namespace, kind, file_id, length, checksum, object_path, checkpoint
-		FROM {files} NOT INDEXED WHERE state IN ('stored', 'degraded')`))
+		FROM {files} NOT INDEXED WHERE state IN ('stored', 'degraded', 'damaged') AND checksum <> ''`))
 	if err != nil {
 		return note(err, "stored files")
 	}

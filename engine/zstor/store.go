@@ -16,14 +16,7 @@ type StoreOptions struct {
 	// shape of the config, and all four metadata backends hold it, nothing is sent.
 	// Whether the shards are still there is not asked.
 	SkipUnchanged bool
-	// Immutable says that what is stored under this path never changes. Where other
-	// content is stored already nothing is sent, and the error is ErrDiffers.
-	Immutable bool
 }
-
-// ErrDiffers says that other content is stored under a path than was to be stored,
-// and that it was left as it is.
-var ErrDiffers = errors.New("zstor: other content is stored there already")
 
 // Store stores src under path. It succeeds when all n shards are on data backends
 // and the record is on all four metadata backends, or on exactly three: then
@@ -136,9 +129,6 @@ func (o *op) store(ctx context.Context, src Source, opts StoreOptions) (Object, 
 	if old, ok := o.unchanged(st, obj); ok && opts.SkipUnchanged {
 		o.stats.skipped.Add(1)
 		return old, nil
-	}
-	if opts.Immutable && len(st.gens) > 0 && st.gens[0].rec.Checksum != sum {
-		return Object{}, fmt.Errorf("%w: checksum %x, not %x", ErrDiffers, st.gens[0].rec.Checksum, sum)
 	}
 	sealed := obj.DataKey.SealInPlace(buf.b, packed)
 	set := newShardSet(code, code.Pad(buf.b, len(sealed)))

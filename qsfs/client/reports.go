@@ -117,7 +117,9 @@ func exitOf(damaged, lost int64) int {
 }
 
 // ExitCode is what the command ends with.
-func (r *CheckReport) ExitCode() int { return exitOf(r.Degraded+r.Unknown+int64(len(r.Damage)), r.Lost) }
+func (r *CheckReport) ExitCode() int {
+	return exitOf(r.Degraded+r.Unknown+int64(len(r.Damage)), r.Lost)
+}
 
 // ExitCode is what the command ends with.
 func (r *ScrubReport) ExitCode() int { return exitOf(r.Damaged+r.Unknown+int64(len(r.Damage)), r.Lost) }
@@ -135,7 +137,7 @@ type ScrubReport struct {
 	Repaired int64     `json:"repaired"`
 	Lost     int64     `json:"lost"`
 	Unknown  int64     `json:"unknown"` // too few backends answered to tell
-	Bytes    int64     `json:"bytes"` // of user data, where it was read
+	Bytes    int64     `json:"bytes"`   // of user data, where it was read
 	Damage   []Damage  `json:"damage"`
 	Seconds  float64   `json:"seconds"`
 	Error    string    `json:"error,omitempty"` // why it does not go on now
