@@ -200,6 +200,9 @@ func (c *checkpointer) cut(ctx context.Context) (*cutState, error) {
 // checkpoint, whose number is not given again; the next cut finds what it lacks.
 func (c *checkpointer) begin(ctx context.Context, cut *cutState) error {
 	checkpoint := store.Checkpoint{Seq: int64(cut.seq), Epoch: int64(c.sys.fence.id.Epoch)}
+	if len(cut.staged) == 0 { // made for the sake of its manifest
+		return c.sys.store.BeginCheckpoint(ctx, checkpoint, nil, nil)
+	}
 	items := make([]store.Item, 0, min(batchRows, len(cut.staged)))
 	rows := make([]store.File, 0, cap(items))
 	for batch := range slices.Chunk(cut.staged, batchRows) {
