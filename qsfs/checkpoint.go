@@ -28,6 +28,7 @@ type checkpointer struct {
 	sys      *System
 	log      *slog.Logger
 	requests chan chan<- syncResult
+	soon     chan struct{} // one that nobody waits for
 
 	nextSeq      atomic.Uint64 // of the next cut
 	committedCut atomic.Uint64 // the tree's number of the newest committed cut
@@ -59,15 +60,15 @@ type staged struct {
 	id         uint32
 	generation int64
 	length     int64
+	copied     bool // what is read is a copy that the cut made
 }
 
 // cutState is what a cut found, taken while nothing changed.
 type cutState struct {
-	cut     uint64 // the tree's number
-	seq     uint64
-	staged  []staged
-	slots   map[string]uint64
-	indexes map[string]map[uint32]uint64 // generation of each index file that was copied
+	cut    uint64 // the tree's number
+	seq    uint64
+	staged []staged
+	spaces map[string]*cutFiles
 }
 
 func (c *checkpointer) run(ctx context.Context) {
@@ -79,6 +80,11 @@ func (c *checkpointer) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+		case <-c.soon:
+			// zdb ends: its lock is free once its hooks have ended.
+			if !wait(ctx, time.Second) {
+				return
+			}
 		case r := <-c.requests:
 			waiting = append(waiting, r)
 		}
@@ -105,6 +111,14 @@ func (c *checkpointer) pendingRequests() []chan<- syncResult {
 		default:
 			return all
 		}
+	}
+}
+
+// soonIf asks for a checkpoint that nobody waits for.
+func (c *checkpointer) soonIf() {
+	select {
+	case c.soon <- struct{}{}:
+	default: // one is asked for already
 	}
 }
 
@@ -163,15 +177,15 @@ func (c *checkpointer) checkpoint(ctx context.Context) (client.SyncReport, error
 // cut takes a consistent cut of both namespaces, and records what has to be
 // stored for it. Nil: everything is stored already.
 func (c *checkpointer) cut(ctx context.Context) (*cutState, error) {
-	cut := &cutState{seq: c.nextSeq.Load(), slots: map[string]uint64{}, indexes: map[string]map[uint32]uint64{}}
+	cut := &cutState{seq: c.nextSeq.Load(), spaces: map[string]*cutFiles{}}
 	var files []staged
-	n, err := c.sys.tree.Cut(ctx, func(ctx context.Context) error {
+	n, err := c.sys.cutTree(ctx, func(ctx context.Context) error {
 		for _, p := range c.sys.spaces {
 			found, err := c.cutSpace(ctx, p, cut)
+			files = append(files, found...)
 			if err != nil {
 				return fmt.Errorf("namespace %s: %w", p.name, err)
 			}
-			files = append(files, found...)
 		}
 		// What is closed from here on belongs to the next cut.
 		c.nextSeq.Add(1)
@@ -219,44 +233,32 @@ func (c *checkpointer) begin(ctx context.Context, cut *cutState) error {
 }
 
 // cutSpace closes the active pair of a namespace and lists what is not stored.
+// It gives what it copied also with an error.
 func (c *checkpointer) cutSpace(ctx context.Context, p *space, cut *cutState) ([]staged, error) {
 	if err := c.sys.grownDamaged(); err != nil {
 		return nil, err
 	}
-	if _, err := p.ns.Jump(ctx); err != nil {
+	mend := func(ctx context.Context, id uint32, ref fileRef) error {
+		_, err := c.sys.mend(ctx, p, id, ref)
+		return err
+	}
+	files, err := p.ns.Cut(ctx, cutRequest{copies: c.copies(p, cut.seq), stored: p.stored, lacking: p.lacking, mend: mend})
+	if files == nil {
 		return nil, err
 	}
-	pairs, err := p.ns.Pairs()
-	if err != nil {
-		return nil, err
+	cut.spaces[p.name] = files
+	for _, id := range files.Missing {
+		c.log.Error("a data file is neither here nor on the backends: its content is lost", "path", p.dataPath(id))
 	}
-	cut.slots[p.name] = pairs.Slots
-	cut.indexes[p.name] = map[uint32]uint64{}
 	var out []staged
-	for _, id := range p.lacking(store.KindData, pairs.Count) {
-		d, err := p.ns.DataFile(id)
-		if err != nil {
-			return nil, err
-		}
-		if !d.Present {
-			c.log.Error("a data file is neither here nor on the backends: its content is lost", "path", p.dataPath(id))
-			continue
-		}
-		out = append(out, stagedData(p, d))
+	for _, d := range files.Data {
+		out = append(out, staged{space: p, kind: store.KindData, id: d.ID, generation: d.Length, length: d.Length, copied: d.Copied})
 	}
-	indexes := append(p.lacking(store.KindIndex, pairs.Count), p.ns.DirtyIndexes()...)
-	slices.Sort(indexes)
-	for _, id := range slices.Compact(indexes) {
-		i, ok := p.ns.IndexFile(id)
-		if !ok {
-			continue // on the list of an earlier life, and gone
-		}
-		s, err := c.stageIndex(ctx, p, i, cut.seq)
-		if err != nil {
-			return nil, err
-		}
-		cut.indexes[p.name][id] = i.Generation
-		out = append(out, s)
+	for _, i := range files.Index {
+		out = append(out, staged{space: p, kind: store.KindIndex, id: i.ID, generation: int64(cut.seq), length: i.Length, copied: true})
+	}
+	if err != nil {
+		return out, err
 	}
 	descriptor, changed, err := c.stageDescriptor(p, cut.seq)
 	if changed {
@@ -295,22 +297,17 @@ func (s staged) path() string {
 	return s.space.descriptorPath()
 }
 
-// source is the file to be read: of a data file itself, of all others the copy
-// that the cut made.
+// source is the file to be read: itself, or the copy that the cut made.
 func (c *checkpointer) source(s staged, seq uint64) string {
-	switch s.kind {
-	case store.KindData:
+	if !s.copied {
 		return s.space.ns.DataPath(s.id)
-	case store.KindIndex:
-		return filepath.Join(c.sys.layout.staging(), fmt.Sprintf("%d-%s-i%d", seq, s.space.name, s.id))
 	}
-	return filepath.Join(c.sys.layout.staging(), fmt.Sprintf("%d-%s-namespace", seq, s.space.name))
+	return c.copies(s.space, seq) + "-" + filepath.Base(s.path())
 }
 
-// stageIndex copies an index file: the original changes in place afterwards.
-func (c *checkpointer) stageIndex(ctx context.Context, p *space, i server.IndexFile, seq uint64) (staged, error) {
-	s := staged{space: p, kind: store.KindIndex, id: i.ID, generation: int64(seq), length: i.Length}
-	return s, p.ns.CopyIndex(ctx, i.ID, c.source(s, seq))
+// copies is how the names of a cut's copies begin.
+func (c *checkpointer) copies(p *space, seq uint64) string {
+	return filepath.Join(c.sys.layout.staging(), fmt.Sprintf("%d-%s", seq, p.name))
 }
 
 // stageDescriptor copies the namespace's descriptor if it is not stored as it
@@ -323,7 +320,7 @@ func (c *checkpointer) stageDescriptor(p *space, seq uint64) (staged, bool, erro
 	if ref, ok := p.stored(store.KindDescriptor, 0); ok && ref.Checksum == checksum(text) {
 		return staged{}, false, nil
 	}
-	s := staged{space: p, kind: store.KindDescriptor, generation: int64(seq), length: int64(len(text))}
+	s := staged{space: p, kind: store.KindDescriptor, generation: int64(seq), length: int64(len(text)), copied: true}
 	if err := os.WriteFile(c.source(s, seq), text, 0o600); err != nil {
 		return staged{}, false, err
 	}
@@ -333,8 +330,8 @@ func (c *checkpointer) stageDescriptor(p *space, seq uint64) (staged, bool, erro
 // unstage removes the copies of a cut that is done or given up.
 func (c *checkpointer) unstage(cut *cutState) {
 	for _, s := range cut.staged {
-		if s.kind == store.KindData {
-			continue // the original, not a copy
+		if !s.copied {
+			continue // the original
 		}
 		if err := os.Remove(c.source(s, cut.seq)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			c.log.Warn("staged copy stays", "path", c.source(s, cut.seq), "err", err)

@@ -58,7 +58,7 @@ func (c *checkpointer) commit(ctx context.Context, cut *cutState) error {
 		return err
 	}
 	for _, p := range c.sys.spaces {
-		p.ns.ResetCopied(cut.indexes[p.name])
+		p.ns.Committed(cut.spaces[p.name])
 		p.setCommitted(whole.Namespaces[p.name].Data)
 	}
 	// Older manifests are waste from here on: nothing has to keep them whole.
@@ -107,7 +107,7 @@ func (c *checkpointer) whole(ctx context.Context, cut *cutState) (*manifest, boo
 		p.mu.Lock()
 		ns := p.whole.snapshot()
 		p.mu.Unlock()
-		ns.Slots = cut.slots[p.name]
+		ns.Slots = cut.spaces[p.name].Slots
 		m.Namespaces[p.name] = ns
 	}
 	degraded, err := c.anyDegraded(ctx)

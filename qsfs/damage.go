@@ -227,9 +227,9 @@ func (s *System) startLocal(ctx context.Context, _ *stopStack) error {
 		if err != nil {
 			return err
 		}
-		if pairs.HasOpen {
+		if ns, ok := p.ns.(embeddedSpace); ok && pairs.HasOpen {
 			if _, ok := p.stored(store.KindData, pairs.Open); ok { // it is not gone on with: objects are of closed files
-				if _, err := p.ns.Jump(ctx); err != nil {
+				if _, err := ns.Jump(ctx); err != nil {
 					return err
 				}
 			}

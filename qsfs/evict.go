@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/threefoldtech/quantumd/engine/zdb/server"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/store"
 )
@@ -32,6 +33,10 @@ func (s *System) Evict(ctx context.Context, keep int64) (*client.EvictReport, er
 			break
 		}
 		freed, err := c.space.ns.DropData(c.id)
+		if errors.Is(err, server.ErrInUse) || errors.Is(err, os.ErrNotExist) {
+			report.Kept++
+			continue
+		}
 		if err != nil {
 			return report, fmt.Errorf("drop %s: %w", c.space.dataPath(c.id), err)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/hooks"
+	"github.com/threefoldtech/quantumd/qsfs/config"
 )
 
 // HookHandler reacts to the events of the frontend's zdb as the system needs
@@ -24,13 +25,15 @@ func (s *System) handleHook(ctx context.Context, e hooks.Event) error {
 		return s.fetching.fetch(ctx, e.Data)
 	case hooks.JumpData:
 		return s.dataClosed(ctx, e.Data)
+	case hooks.NamespacesInit, hooks.JumpIndex, hooks.NamespaceClosing:
+		return s.externalEvent(ctx, e)
 	}
 	return nil // index files are copied at the cut, everything else needs nothing
 }
 
 // dataClosed queues a data file that was closed because it is full.
 func (s *System) dataClosed(ctx context.Context, path string) error {
-	if s.check == nil || s.fence.isFenced() != nil {
+	if s.check == nil || s.fence.isFenced() != nil || s.cfg.Engine.Zdb == config.External && !s.spacesKnown.Load() {
 		return nil // before the start, or fenced
 	}
 	p, id, err := s.dataFile(path)
@@ -81,7 +84,7 @@ func (f *fetcher) fetch(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	if p == nil {
+	if p == nil || p.ns == nil {
 		return fmt.Errorf("%s: %w", path, ErrLost)
 	}
 	if err := s.reconcile(ctx); err != nil {
@@ -110,6 +113,9 @@ func (s *System) retrieve(ctx context.Context, ref fileRef, dst string) error {
 	}
 	if got := hex.EncodeToString(obj.Checksum[:]); got != ref.Checksum {
 		return fmt.Errorf("%s: its object has the checksum %s, the checkpoint names %s: %w", ref.Object, got, ref.Checksum, zstor.ErrDamaged)
+	}
+	if !s.health.allAnswer(obj) { // the daemon waits for each of them, and zdb stands still meanwhile
+		return s.engine.RetrieveObjectFile(ctx, obj, dst)
 	}
 	err = s.objects.RetrieveObjectFile(ctx, obj, dst)
 	if err != nil && ctx.Err() == nil && s.objects != objects(s.engine) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/internal/boottime"
 )
 
@@ -52,6 +53,9 @@ func (w *healthWatch) run(ctx context.Context) {
 
 func (w *healthWatch) look(ctx context.Context) {
 	back := w.lease(ctx)
+	if w.sys.fence.isFenced() != nil {
+		w.sys.fencedOnce.Do(func() { w.sys.fenced(ctx) })
+	}
 	up := w.backends(ctx)
 	if w.allMetaUp() {
 		if err := w.sys.complete(ctx); err != nil && ctx.Err() == nil {
@@ -253,6 +257,27 @@ func (w *healthWatch) allMetaUp() bool {
 		}
 	}
 	return len(w.order) > 0
+}
+
+// allAnswer says whether every backend that holds a shard of an object worked at
+// the last look.
+func (w *healthWatch) allAnswer(obj zstor.Object) bool {
+	if w == nil {
+		return true // nobody looked yet
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, b := range w.order {
+		if w.health[b.ID].State == backend.Up {
+			continue
+		}
+		for _, shard := range obj.Shards {
+			if sameBackend(shard.Backend, b) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // snapshot gives the last look: backends in order, and how they were.

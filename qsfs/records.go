@@ -70,8 +70,12 @@ func (r records) Exists(ctx context.Context, id uint64) (bool, error) {
 }
 
 func (r records) EachID(ctx context.Context, fn func(id uint64) error) error {
+	return eachID(ctx, r.ns.Scan, fn)
+}
+
+func eachID(ctx context.Context, scan func(context.Context, []byte) ([]backend.Entry, []byte, error), fn func(id uint64) error) error {
 	for cursor := []byte(nil); ; {
-		entries, next, err := r.ns.Scan(ctx, cursor)
+		entries, next, err := scan(ctx, cursor)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -99,15 +103,29 @@ func key(id uint64) []byte { return binary.LittleEndian.AppendUint64(nil, id) }
 // ConnRecords shows a sequential namespace of a zdb that is reached through a
 // connection, the real one included, to a tree. Sync does nothing: such a zdb
 // promises no more than its own settings (`--sync`) do.
-func ConnRecords(c backend.Conn) tree.Records { return connRecords{c} }
+func ConnRecords(c backend.Conn) tree.Records {
+	return connRecords{c, func() error { return nil }}
+}
 
-type connRecords struct{ conn backend.Conn }
+type connRecords struct {
+	conn  backend.Conn
+	touch func() error // asked before each change
+}
+
+var (
+	_ tree.Records   = connRecords{}
+	_ tree.Existence = connRecords{}
+	_ tree.Lister    = connRecords{}
+)
 
 func (r connRecords) Get(ctx context.Context, id uint64) ([]byte, error) {
 	return r.conn.Get(ctx, key(id))
 }
 
 func (r connRecords) Insert(ctx context.Context, value []byte) (uint64, error) {
+	if err := r.touch(); err != nil {
+		return 0, err
+	}
 	k, err := r.conn.Set(ctx, nil, value)
 	if err != nil {
 		return 0, err
@@ -119,11 +137,32 @@ func (r connRecords) Insert(ctx context.Context, value []byte) (uint64, error) {
 }
 
 func (r connRecords) Update(ctx context.Context, id uint64, value []byte) error {
+	if err := r.touch(); err != nil {
+		return err
+	}
 	_, err := r.conn.Set(ctx, key(id), value)
 	return err
 }
 
-func (r connRecords) Delete(ctx context.Context, id uint64) error { return r.conn.Delete(ctx, key(id)) }
+func (r connRecords) Delete(ctx context.Context, id uint64) error {
+	if err := r.touch(); err != nil {
+		return err
+	}
+	return r.conn.Delete(ctx, key(id))
+}
+
+// Exists and EachID are those of records.
+func (r connRecords) Exists(ctx context.Context, id uint64) (bool, error) {
+	_, err := r.conn.Stat(ctx, key(id))
+	if errors.Is(err, backend.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (r connRecords) EachID(ctx context.Context, fn func(id uint64) error) error {
+	return eachID(ctx, r.conn.Scan, fn)
+}
 
 func (connRecords) Sync(context.Context) error { return nil }
 

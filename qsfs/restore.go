@@ -12,7 +12,9 @@ import (
 
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
 	"github.com/threefoldtech/quantumd/engine/zstor"
+	"github.com/threefoldtech/quantumd/internal/durable"
 	"github.com/threefoldtech/quantumd/qsfs/client"
+	"github.com/threefoldtech/quantumd/qsfs/config"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -148,6 +150,12 @@ func (s *System) bring(ctx context.Context, id *identity, h *head) (*RestoreRepo
 		return nil, err
 	}
 	for name := range m.Namespaces {
+		if s.cfg.Engine.Zdb == config.External {
+			if err := s.bringOpen(ctx, name, m.Namespaces[name]); err != nil {
+				return nil, fmt.Errorf("namespace %s: %w", name, err)
+			}
+			continue
+		}
 		if err := server.InstallClosed(s.layout.IndexDir(), s.layout.DataDir(), name); err != nil {
 			return nil, fmt.Errorf("namespace %s: %w", name, err)
 		}
@@ -161,6 +169,27 @@ func (s *System) bring(ctx context.Context, id *identity, h *head) (*RestoreRepo
 	}
 	id.ParentEpoch, id.ParentUUID = h.Epoch, h.UUID
 	return report, id.save(s.layout.identity())
+}
+
+// bringOpen fetches the data file that a real zdb will go on with: the highest
+// one. Where that is missing it would make it anew, empty.
+func (s *System) bringOpen(ctx context.Context, name string, ns *manifestNamespace) error {
+	last, any := uint32(0), false
+	for id := range ns.Index.compacts() {
+		last, any = id, true
+	}
+	if !any {
+		return nil
+	}
+	ref, ok := ns.Data.get(last)
+	if !ok {
+		return fmt.Errorf("data file %d: %w", last, ErrLost)
+	}
+	dst := filepath.Join(s.layout.DataDir(), name, fmt.Sprintf("d%d", last))
+	if err := s.retrieve(ctx, ref, dst); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Join(s.layout.IndexDir(), name))
 }
 
 // restoreFetches is how many index files are fetched at a time.

@@ -18,6 +18,7 @@ import (
 	"github.com/threefoldtech/quantumd/hooks"
 	"github.com/threefoldtech/quantumd/internal/boottime"
 	"github.com/threefoldtech/quantumd/qsfs/client"
+	"github.com/threefoldtech/quantumd/qsfs/config"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -81,9 +82,10 @@ func (s *System) start(ctx context.Context, stops *stopStack) error {
 		{"object engine", s.startEngine},
 		{"epoch", s.startEpoch},
 		{"reconcile", s.startSpaces},
+		{"events", s.startEvents},
+		{"zstor", s.startZstor},
 		{"zdb", s.startServer},
 		{"local files", s.startLocal},
-		{"events", s.startEvents},
 		{"file system", s.startTree},
 		{"uploads", s.startWork},
 		{"mount", s.startMount},
@@ -142,6 +144,9 @@ func (s *System) startEngine(ctx context.Context, stops *stopStack) error {
 }
 
 func (s *System) startServer(ctx context.Context, stops *stopStack) error {
+	if s.cfg.Engine.Zdb == config.External {
+		return s.startExternalZdb(ctx, stops)
+	}
 	zdb, err := server.Open(ctx, server.Options{
 		DataDir: s.layout.DataDir(), IndexDir: s.layout.IndexDir(), DataSize: int64(s.cfg.ZdbDataSize),
 		Mode: server.Sequential, Hooks: hooks.Chain(s.opts.hooks, s.HookHandler()), Instance: "quantumd", KeepDirty: true, Mend: s.mendPath, Logger: s.log,
@@ -152,9 +157,11 @@ func (s *System) startServer(ctx context.Context, stops *stopStack) error {
 	s.server = zdb
 	stops.push(zdb.Close)
 	for _, p := range s.spaces {
-		if p.ns, err = zdb.CreateNamespace(ctx, p.name, server.NamespaceOptions{Mode: server.Sequential}); err != nil {
+		ns, err := zdb.CreateNamespace(ctx, p.name, server.NamespaceOptions{Mode: server.Sequential})
+		if err != nil {
 			return err
 		}
+		p.ns, p.records = embeddedSpace{ns}, records{ns, s.beforeChange}
 	}
 	return nil
 }
@@ -180,9 +187,12 @@ func (s *System) startEvents(ctx context.Context, stops *stopStack) error {
 }
 
 func (s *System) startTree(ctx context.Context, stops *stopStack) error {
+	if s.externalFS() {
+		return nil
+	}
 	meta, data := s.spaces[0], s.spaces[1]
 	t, err := tree.Open(ctx, tree.Options{
-		Meta: records{meta.ns, s.beforeChange}, Data: records{data.ns, s.beforeChange},
+		Meta: meta.records, Data: data.records,
 		Size: s.treeSize(), MemoryLimit: int64(s.cfg.MemoryLimit) / 4,
 		UID: uint32(os.Getuid()), GID: uint32(os.Getgid()),
 		Committed: s.check.committedCut.Load, Logger: s.log,
@@ -248,6 +258,9 @@ func (s *System) startMountpoint(context.Context, *stopStack) error {
 		return nil
 	}
 	path := s.cfg.QSFSMountpoint
+	if s.externalFS() && mountedAs(path, "fuse.zdbfs") {
+		return nil // that of an earlier life, or of a service
+	}
 	if err := mount.CleanDead(path); err != nil {
 		return err
 	}
@@ -261,6 +274,9 @@ func (s *System) startMount(ctx context.Context, stops *stopStack) error {
 	if s.opts.noMount {
 		return nil
 	}
+	if s.externalFS() {
+		return s.mountExternal(ctx, stops)
+	}
 	m, err := mount.Mount(ctx, s.tree, mount.Options{Path: s.cfg.QSFSMountpoint, AllowOther: s.opts.allowOther, FSName: "quantumd", Logger: s.log})
 	if err != nil {
 		return err
@@ -271,6 +287,9 @@ func (s *System) startMount(ctx context.Context, stops *stopStack) error {
 }
 
 func (s *System) unmount(ctx context.Context) error {
+	if s.externalFS() {
+		return s.unmountExternal(ctx)
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	m := s.setMounted(nil)
@@ -290,6 +309,9 @@ func (s *System) setMounted(m *mount.Mounted) *mount.Mounted {
 }
 
 func (s *System) isMounted() bool {
+	if s.externalFS() {
+		return mountedAs(s.cfg.QSFSMountpoint, "fuse.zdbfs")
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.mounted != nil

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/threefoldtech/quantumd/engine/zdb/server"
+	"github.com/threefoldtech/quantumd/engine/zdbfs/tree"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -19,7 +19,9 @@ const (
 // space is one namespace of the frontend and what of it is on the backends.
 type space struct {
 	name string
-	ns   *server.Namespace
+	ns   namespace
+
+	records tree.Records // what the tree writes to; nil where another process does
 
 	mu        sync.Mutex
 	whole     *manifestNamespace // the files that are stored

@@ -103,7 +103,7 @@ func (s *System) mustBeEmpty() error {
 func (s *System) startSpaces(ctx context.Context, _ *stopStack) error {
 	s.fetching.sys = s
 	s.spaces = []*space{newSpace(metaSpace), newSpace(dataSpace)}
-	s.check = &checkpointer{sys: s, log: s.log.With("component", "checkpoint"), requests: make(chan chan<- syncResult), progress: newSignal()}
+	s.check = &checkpointer{sys: s, log: s.log.With("component", "checkpoint"), requests: make(chan chan<- syncResult), soon: make(chan struct{}, 1), progress: newSignal()}
 	s.health = newHealthWatch(s)
 	s.scrubs = newScrubber(s)
 	if err := s.scrubs.load(ctx); err != nil {

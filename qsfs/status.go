@@ -38,6 +38,7 @@ func (s *System) Status(ctx context.Context) (*client.Status, error) {
 	s.cacheStatus(st)
 	s.checkpointStatus(st)
 	s.scrubStatus(st)
+	s.promiseNotes(st)
 	return st, s.lossWindow(ctx, st)
 }
 

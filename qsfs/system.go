@@ -40,6 +40,7 @@ import (
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/hooks"
 	"github.com/threefoldtech/quantumd/qsfs/config"
+	"github.com/threefoldtech/quantumd/services"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -79,6 +80,9 @@ type System struct {
 	mu      sync.Mutex
 	mounted *mount.Mounted
 	state   string
+
+	fencedOnce  sync.Once
+	spacesKnown atomic.Bool // events of an external zdb can be handled
 }
 
 type options struct {
@@ -95,6 +99,8 @@ type options struct {
 	stop        func()
 	drain       time.Duration
 	beforeStep  func(backend, step string) error // tests crash there
+	manager     services.ServiceManager
+	programs    Programs
 }
 
 // Option changes a System.
@@ -162,7 +168,7 @@ func Open(_ context.Context, cfg *config.Config, opts ...Option) (*System, error
 	for _, f := range opts {
 		f(&o)
 	}
-	if err := embeddedOnly(cfg); err != nil {
+	if err := checkMix(cfg); err != nil {
 		return nil, err
 	}
 	if o.logger == nil {
@@ -187,17 +193,6 @@ func Open(_ context.Context, cfg *config.Config, opts ...Option) (*System, error
 		s.opts.provisioner = static.New(list, o.logger)
 	}
 	return s, nil
-}
-
-// embeddedOnly refuses what this version cannot run.
-func embeddedOnly(cfg *config.Config) error {
-	for name, kind := range map[string]config.EngineKind{"zdb": cfg.Engine.Zdb, "zstor": cfg.Engine.Zstor, "zdbfs": cfg.Engine.Zdbfs} {
-		if kind != config.Embedded {
-			return &config.Error{File: cfg.File(), Key: "engine." + name, Msg: "this version runs the embedded engine only",
-				Remedy: "write `engine: embedded`, or leave the key out"}
-		}
-	}
-	return nil
 }
 
 // Config gives the configuration in use.

@@ -159,7 +159,7 @@ func (u *uploader) alias(ctx context.Context, obj zstor.Object, item store.Item)
 // vanished is for an item whose source is gone: a copy of an index of an
 // earlier cut. A data file that is gone before it was stored is lost data.
 func (u *uploader) vanished(ctx context.Context, lease store.Lease, cause error) error {
-	if lease.Item.Kind == store.KindData {
+	if lease.Item.Kind == store.KindData && !u.sys.layout.isCopy(lease.Item.Source) {
 		u.log.Error("a data file is gone before it was stored: its content is lost", "path", lease.Item.Path)
 		return u.sys.store.Queue().Fail(ctx, lease, cause)
 	}
@@ -170,7 +170,7 @@ func (u *uploader) vanished(ctx context.Context, lease store.Lease, cause error)
 // closedData enqueues a data file that was closed because it is full: it is
 // uploaded before the next cut needs it.
 func (c *checkpointer) closedData(ctx context.Context, p *space, d server.DataFile) error {
-	if _, ok := p.stored(store.KindData, d.ID); ok {
+	if ref, ok := p.stored(store.KindData, d.ID); ok && ref.Length >= d.Length {
 		return nil
 	}
 	item, row := c.describe(stagedData(p, d), c.nextSeq.Load())

@@ -55,6 +55,9 @@ func (s *System) filesBehind(ctx context.Context, path string) (*behind, error) 
 }
 
 func (s *System) walk(ctx context.Context, name string) (tree.Attr, error) {
+	if s.tree == nil { // it is in a zdbfs beside this process
+		return tree.Attr{}, &UnknownPathError{Path: name}
+	}
 	a, err := s.tree.Getattr(ctx, tree.Root)
 	for _, part := range strings.Split(filepath.Clean("/"+name), "/") {
 		if err == nil && part != "" {

@@ -12,10 +12,12 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/threefoldtech/quantumd/engine/zdb/segment"
 	"github.com/threefoldtech/quantumd/engine/zstor/monitor"
 	"github.com/threefoldtech/quantumd/hooks"
 )
@@ -37,8 +39,21 @@ func run(args []string) int {
 	// still puts its event into the spool.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer stop()
+	prepare(args)
 	p := hooks.Program{Getenv: os.Getenv, Path: path, Stderr: os.Stderr, Retrieve: retrieve}
 	return p.Run(ctx, args)
+}
+
+// prepare sees, before a zdb looks at its files, that it does not begin with an
+// empty pair, whether the daemon runs or not.
+func prepare(args []string) {
+	e, err := hooks.Parse(args)
+	if err != nil || e.Kind != hooks.NamespacesInit {
+		return
+	}
+	if err := segment.DropAllEmptyPairs(e.IndexRoot, e.DataRoot); err != nil {
+		fmt.Fprintln(os.Stderr, "quantumd-hook:", err)
+	}
 }
 
 func retrieve(ctx context.Context, socket, file string) error {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/backend/local"
+	"github.com/threefoldtech/quantumd/engine/zdb/segment"
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
 	"github.com/threefoldtech/quantumd/engine/zstor/monitor"
 	"github.com/threefoldtech/quantumd/hooks"
@@ -57,6 +58,11 @@ func (c *hookCmd) Run(ctx context.Context, a *app) error {
 	program, err := os.Executable()
 	if err != nil {
 		return err
+	}
+	if e, err := hooks.Parse(args); err == nil && e.Kind == hooks.NamespacesInit {
+		if err := segment.DropAllEmptyPairs(e.IndexRoot, e.DataRoot); err != nil {
+			a.notef("%v", err)
+		}
 	}
 	p := hooks.Program{Getenv: a.getenv, Path: program, Socket: a.hookSocket(), Stderr: a.stderr, Retrieve: func(ctx context.Context, socket, file string) error {
 		return monitor.NewClient(socket).Retrieve(ctx, monitor.Retrieve{File: file})

@@ -120,7 +120,9 @@ func processes(dir string) []int {
 		if err != nil || pid == os.Getpid() || !bytes.Contains(text, []byte(dir+"/")) {
 			continue
 		}
-		if name, _, _ := strings.Cut(string(text), "\x00"); filepath.Base(name) == "quantumd" {
+		name, _, _ := strings.Cut(string(text), "\x00")
+		switch filepath.Base(name) {
+		case "quantumd", "zdb", "zstor", "zdbfs": // and those that it runs
 			out = append(out, pid)
 		}
 	}

@@ -58,7 +58,7 @@ func (c *upCmd) Run(ctx context.Context, a *app) error {
 			return errors.Join(err, stopBackends())
 		}
 	}
-	r := &runner{app: a, cfg: cfg, noMount: c.NoMount, allowOther: c.AllowOther, lease: c.Lease, drain: c.StopTimeout}
+	r := &runner{app: a, cfg: cfg, noMount: c.NoMount, allowOther: c.AllowOther, lease: c.Lease, drain: c.StopTimeout, children: true}
 	return errors.Join(r.run(ctx), stopBackends())
 }
 
@@ -134,6 +134,7 @@ type runner struct {
 	allowOther bool
 	lease      time.Duration
 	drain      time.Duration
+	children   bool // external components run as children of this process
 }
 
 func (r *runner) run(ctx context.Context) error {
@@ -149,6 +150,13 @@ func (r *runner) run(ctx context.Context) error {
 	registry := prometheus.NewRegistry()
 	opts := []qsfs.Option{qsfs.WithLayout(a.layout(r.cfg)), qsfs.WithProvisioner(p), qsfs.WithLogger(a.logger()),
 		qsfs.WithObserver(bars.observe), qsfs.WithRegisterer(registry), qsfs.WithStop(stop), qsfs.WithLease(r.lease), qsfs.WithDrainTime(r.drain)}
+	if r.children {
+		external, err := a.external(r.cfg, a.layout(r.cfg))
+		if err != nil {
+			return err
+		}
+		opts = append(opts, external...)
+	}
 	if r.noMount {
 		opts = append(opts, qsfs.WithoutMount())
 	}

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zstor"
@@ -34,7 +35,14 @@ commands: store, retrieve, rebuild, check, status, test, monitor; -h behind one 
 
 // Run runs one command and gives the exit code: 0 done, 1 any error.
 func Run(ctx context.Context, args []string, stdout, stderr io.Writer, dialer backend.Dialer) int {
-	r := &runner{out: stdout, errOut: stderr, dialer: dialer}
+	return RunReloading(ctx, args, stdout, stderr, dialer, nil)
+}
+
+// RunReloading is Run, where the daemon reads its config again for each value of
+// reload, as the real one does at SIGUSR1. Socket and pid file stay what they
+// are; a config that cannot be used is told on stderr and changes nothing.
+func RunReloading(ctx context.Context, args []string, stdout, stderr io.Writer, dialer backend.Dialer, reload <-chan struct{}) int {
+	r := &runner{out: stdout, errOut: stderr, dialer: dialer, reload: reload}
 	switch err := r.run(ctx, args); {
 	case err == nil:
 		return 0
@@ -50,6 +58,7 @@ type runner struct {
 	out, errOut io.Writer
 	dialer      backend.Dialer
 	config      string
+	reload      <-chan struct{}
 }
 
 func (r *runner) run(ctx context.Context, args []string) error {
@@ -274,11 +283,33 @@ func (r *runner) monitor(ctx context.Context, args []string) error {
 	if err != nil {
 		return errors.Join(err, eng.Close())
 	}
+	reloading, stop := context.WithCancel(ctx)
+	var reloads sync.WaitGroup
+	reloads.Go(func() { r.reloads(reloading, eng) })
+	defer func() { stop(); reloads.Wait() }()
 	err = r.servePID(ctx, cfg.Daemon.PIDFile, func() error {
 		return monitor.NewServer(h, monitor.Options{}).Serve(ctx, l)
 	})
 	h.Wait()
 	return errors.Join(err, eng.Close())
+}
+
+// reloads has the engine use the config file as it is now, whenever it is told.
+func (r *runner) reloads(ctx context.Context, eng *zstor.Engine) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.reload:
+		}
+		cfg, err := r.load()
+		if err == nil {
+			err = eng.Reload(ctx, cfg.Config)
+		}
+		if err != nil {
+			fmt.Fprintf(r.errOut, "Error: reload: %v\n", err)
+		}
+	}
 }
 
 func (r *runner) servePID(_ context.Context, file string, serve func() error) error {

@@ -1,0 +1,325 @@
+package qsfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/engine/zdb"
+	"github.com/threefoldtech/quantumd/engine/zdb/segment"
+	"github.com/threefoldtech/quantumd/engine/zdb/server"
+	"github.com/threefoldtech/quantumd/hooks"
+)
+
+// externalSpace is a namespace of a zdb in another process, the real one: its
+// files are seen from outside, and it is told by NSJUMP to go on to the next
+// pair. What a checkpoint needs of index files, which change in place, is copied
+// inside the hook of that jump, for which zdb stands still.
+//
+// It trusts no dirty list: an event may be lost while this daemon is down. An
+// index file is clean if it was not modified since the copy that is stored was
+// made; after a start that is found out by its checksum.
+type externalSpace struct {
+	name  string
+	root  string // index root, which holds the lock of zdb
+	index string // folder of the namespace
+	data  string
+	admin *zdb.Admin
+	log   *slog.Logger
+
+	mu     sync.Mutex
+	stamps map[uint32]stamp // index files that are stored as they were then
+	jump   *jumping         // a cut that waits for its jump
+}
+
+// stamp tells one state of an index file from another.
+type stamp struct {
+	length int64
+	mod    int64 // ns
+}
+
+func stampOf(st os.FileInfo) stamp { return stamp{st.Size(), st.ModTime().UnixNano()} }
+
+// settled is how old a modification has to be for its time to tell the next one
+// apart: the clock of file systems ticks.
+const settled = time.Second
+
+func (s *System) newExternalSpace(name string, admin *zdb.Admin) *externalSpace {
+	return &externalSpace{name: name, root: s.layout.IndexDir(), admin: admin, log: s.log.With("namespace", name), stamps: map[uint32]stamp{},
+		index: filepath.Join(s.layout.IndexDir(), name), data: filepath.Join(s.layout.DataDir(), name)}
+}
+
+func (x *externalSpace) DataPath(id uint32) string {
+	return filepath.Join(x.data, segment.DataName(id))
+}
+func (x *externalSpace) IndexPath(id uint32) string {
+	return filepath.Join(x.index, segment.IndexName(id))
+}
+func (x *externalSpace) DescriptorPath() string {
+	return filepath.Join(x.index, segment.DescriptorName)
+}
+
+// active gives the highest pair, and whether it has entries. ok is false where
+// there is none.
+func (x *externalSpace) active() (id uint32, entries, ok bool, err error) {
+	ids, err := numbered(x.index, 'i')
+	if err != nil || len(ids) == 0 {
+		return 0, false, false, err
+	}
+	id = ids[len(ids)-1]
+	st, err := os.Stat(x.IndexPath(id))
+	if err != nil {
+		return 0, false, false, err
+	}
+	return id, st.Size() > segment.IndexHeaderSize, true, nil
+}
+
+// Files lists what is on disk. An active pair without entries is not listed: it
+// holds nothing, and may be removed again.
+func (x *externalSpace) Files() (server.FilesInfo, error) {
+	active, entries, ok, err := x.active()
+	if err != nil || !ok {
+		return server.FilesInfo{Mode: server.Sequential}, err
+	}
+	info, err := x.files(active, entries)
+	info.Open, info.HasOpen = active, entries
+	return info, err
+}
+
+// files lists pairs up to last, which is left out where whole is false.
+func (x *externalSpace) files(last uint32, whole bool) (server.FilesInfo, error) {
+	info := server.FilesInfo{Mode: server.Sequential}
+	ids, err := numbered(x.index, 'i')
+	if err != nil {
+		return info, err
+	}
+	for _, id := range ids {
+		if id > last || id == last && !whole {
+			break
+		}
+		st, err := os.Stat(x.IndexPath(id))
+		if err != nil {
+			return info, err
+		}
+		info.Index = append(info.Index, server.IndexFile{ID: id, Length: st.Size()})
+		info.Slots += uint64(max(0, st.Size()-segment.IndexHeaderSize) / segment.SeqSlotSize)
+		d := server.DataFile{ID: id}
+		if st, err := os.Stat(x.DataPath(id)); err == nil {
+			d.Length, d.Present = st.Size(), true
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return info, err
+		}
+		info.Data = append(info.Data, d)
+	}
+	return info, nil
+}
+
+// Pairs is Files in short. It asks for the size of each index file, for nothing
+// tells how many entries they have.
+func (x *externalSpace) Pairs() (server.Pairs, error) {
+	files, err := x.Files()
+	p := server.Pairs{Mode: files.Mode, Slots: files.Slots, Open: files.Open, HasOpen: files.HasOpen}
+	if n := len(files.Data); err == nil && n > 0 {
+		p.Count = files.Data[n-1].ID + 1
+		if files.HasOpen {
+			p.OpenLength = files.Data[n-1].Length
+		}
+	}
+	return p, err
+}
+
+// DataFile tells of one data file.
+func (x *externalSpace) DataFile(id uint32) (server.DataFile, error) {
+	st, err := os.Stat(x.DataPath(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return server.DataFile{ID: id}, nil
+	}
+	if err != nil {
+		return server.DataFile{}, err
+	}
+	return server.DataFile{ID: id, Length: st.Size(), Present: true}, nil
+}
+
+// Where reads from the index files which data file holds the payload of key, and
+// which index file its entry.
+func (x *externalSpace) Where(key []byte) (dataFile, indexFile uint32, err error) {
+	slot, ok := segment.ParseSeqKey(key)
+	if !ok {
+		return 0, 0, backend.ErrNotFound
+	}
+	ids, err := numbered(x.index, 'i')
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, id := range ids {
+		st, err := os.Stat(x.IndexPath(id))
+		if err != nil {
+			return 0, 0, err
+		}
+		n := uint64(max(0, st.Size()-segment.IndexHeaderSize) / segment.SeqSlotSize)
+		if slot >= n {
+			slot -= n
+			continue
+		}
+		e, err := x.entry(id, uint32(slot))
+		if err == nil && e.Deleted() {
+			err = backend.ErrNotFound
+		}
+		return e.DataFile, id, err
+	}
+	return 0, 0, backend.ErrNotFound
+}
+
+func (x *externalSpace) entry(id, slot uint32) (segment.IndexEntry, error) {
+	f, err := os.Open(x.IndexPath(id))
+	if err != nil {
+		return segment.IndexEntry{}, err
+	}
+	defer f.Close() // read only
+	b := make([]byte, segment.SeqSlotSize)
+	if _, err := f.ReadAt(b, segment.SlotOffset(slot)); err != nil {
+		return segment.IndexEntry{}, err
+	}
+	return segment.DecodeIndexEntry(b)
+}
+
+// ForgetData has nothing to do: the real zdb opens a file for every read.
+func (x *externalSpace) ForgetData(uint32) {}
+
+// LastRead is not known of another process; zero.
+func (x *externalSpace) LastRead(uint32) time.Time { return time.Time{} }
+
+// numbered lists the numbers of files such as i0, i1 in a folder; none where it
+// does not exist.
+func numbered(dir string, prefix byte) ([]uint32, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var ids []uint32
+	for _, e := range entries {
+		if id, ok := segment.ParseName(prefix, e.Name()); ok && !e.IsDir() {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids, err
+}
+
+// DropData removes a closed data file. The two highest stay: a zdb that starts
+// again goes on with the last one that has entries, and makes it anew, empty,
+// where it is missing.
+func (x *externalSpace) DropData(id uint32) (int64, error) {
+	active, _, ok, err := x.active()
+	if err != nil {
+		return 0, err
+	}
+	if !ok || id+1 >= active {
+		return 0, server.ErrInUse
+	}
+	st, err := os.Stat(x.DataPath(id))
+	if err != nil {
+		return 0, err
+	}
+	return allocated(st), os.Remove(x.DataPath(id))
+}
+
+// trim gives back what zdb reserved behind the end of a data file: the whole of
+// --datasize. Only while zdb stands still in a hook, or does not run: what is
+// appended in between would be cut off.
+func (x *externalSpace) trim(id uint32) {
+	st, err := os.Stat(x.DataPath(id))
+	if err != nil || allocated(st) < st.Size()+64<<10 {
+		return
+	}
+	if err := os.Truncate(x.DataPath(id), st.Size()); err != nil {
+		x.log.Warn("the space behind a data file is not given back", "file", id, "err", err)
+	}
+}
+
+// notRunning holds zdb's lock while it does not run; nil while it runs.
+func (x *externalSpace) notRunning() (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(x.root, ".lockfile"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		return f, nil
+	}
+	closeErr := f.Close()
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, closeErr
+	}
+	return nil, errors.Join(err, closeErr)
+}
+
+// starting is called from namespaces-init: zdb holds its locks and has looked at
+// nothing yet. A pair without entries is removed, for what a zdb writes to an
+// empty pair that it found at its start cannot be read; and the data file that
+// it will append to is brought back where it is missing.
+func (x *externalSpace) starting(ctx context.Context, fetch func(ctx context.Context, path string) error) error {
+	ids, err := numbered(x.index, 'i')
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	for _, id := range ids {
+		x.trim(id)
+	}
+	last, err := x.lastWritten(ids)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(x.DataPath(last)); errors.Is(err, fs.ErrNotExist) {
+		if err := fetch(ctx, x.DataPath(last)); err != nil && !errors.Is(err, ErrLost) {
+			return fmt.Errorf("the data file that zdb goes on with: %w", err)
+		}
+	}
+	dropped, err := segment.DropEmptyPairs(x.index, x.data)
+	if dropped > 0 {
+		x.log.Debug("empty pairs removed before zdb starts", "pairs", dropped)
+	}
+	return err
+}
+
+// lastWritten is the highest of these pairs that has entries.
+func (x *externalSpace) lastWritten(ids []uint32) (uint32, error) {
+	for i := len(ids) - 1; i > 0; i-- {
+		st, err := os.Stat(x.IndexPath(ids[i]))
+		if err != nil {
+			return 0, err
+		}
+		if st.Size() > segment.IndexHeaderSize {
+			return ids[i], nil
+		}
+	}
+	return ids[0], nil
+}
+
+// jumped is called from jump-index: zdb stands still.
+func (x *externalSpace) jumped(e hooks.Event) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, id := range e.Dirty {
+		delete(x.stamps, id)
+	}
+	closed, ok := segment.ParseName('i', filepath.Base(e.Index))
+	if !ok {
+		return fmt.Errorf("%q is not an index file", e.Index)
+	}
+	delete(x.stamps, closed)
+	x.trim(closed)
+	if x.jump == nil {
+		return nil // because it was full: the next cut copies what changed
+	}
+	return x.jump.copy(x, closed)
+}
