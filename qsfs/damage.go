@@ -63,6 +63,8 @@ func (s *System) mendPath(ctx context.Context, path string, cause error) error {
 	case err != nil:
 		s.log.Error("a damaged data file cannot be mended yet", "path", p.dataPath(id), "err", err)
 		return err
+	case !mended && s.mendedSince(p.dataPath(id), time.Minute):
+		return nil // somebody else did, between the read and this
 	case !mended:
 		s.happened(ctx, eventDamage, p.dataPath(id), "%v: %v", errNotDamaged, cause)
 		return errNotDamaged
@@ -108,9 +110,21 @@ func (s *System) mend(ctx context.Context, p *space, id uint32, ref fileRef) (bo
 		return false, err
 	}
 	p.ns.ForgetData(id)
+	if s.mended == nil {
+		s.mended = map[string]time.Time{}
+	}
+	s.mended[p.dataPath(id)] = time.Now()
 	s.log.Error("a local data file was damaged; the good copy was fetched", "path", p.dataPath(id), "set_aside", aside)
 	s.happened(ctx, eventDamage, p.dataPath(id), "the local file differed from what was stored: the good copy was fetched, the damaged one is %s", aside)
 	return true, nil
+}
+
+// mendedSince says whether a file was mended within d.
+func (s *System) mendedSince(path string, d time.Duration) bool {
+	s.mendLock.Lock()
+	defer s.mendLock.Unlock()
+	at, ok := s.mended[path]
+	return ok && time.Since(at) < d
 }
 
 // goodPrefix says whether a file begins with what was stored, and how long it is.

@@ -38,6 +38,11 @@ func (s *System) repairObject(ctx context.Context, objectPath, plain string, opt
 	if isLost(err) && row != nil {
 		report, err = s.storeAgain(ctx, *row, err)
 	}
+	if err == nil && len(report.Rebuilt) > 0 {
+		if ids := shardBackends(report.Object); ids != nil {
+			err = s.store.SetPlacements(ctx, objectPath, ids)
+		}
+	}
 	if row == nil {
 		return report, err
 	}

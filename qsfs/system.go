@@ -69,10 +69,11 @@ type System struct {
 	fetching   fetcher
 	replacing  *replacer
 	scrubs     *scrubber
-	mendLock   sync.Mutex   // one damaged file at a time
-	toMend     []localFile  // damage that the start found
-	grownBad   atomic.Int64 // of them, files that grew
-	recordLock sync.Mutex   // of whole records that change: one writer at a time
+	mendLock   sync.Mutex           // one damaged file at a time
+	mended     map[string]time.Time // when files were, in this run; under mendLock
+	toMend     []localFile          // damage that the start found
+	grownBad   atomic.Int64         // of them, files that grew
+	recordLock sync.Mutex           // of whole records that change: one writer at a time
 
 	changed *signal                    // told after each event
 	set     atomic.Pointer[generation] // the backends in use
