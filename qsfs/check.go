@@ -230,8 +230,11 @@ func damageOf(t target, report zstor.Report) *client.Damage {
 }
 
 func joinWords(a, b string) string {
-	if a == "" {
+	switch {
+	case a == "":
 		return b
+	case b == "":
+		return a
 	}
 	return a + "; " + b
 }
@@ -256,7 +259,7 @@ func (c *checking) done(l looked) error {
 		r.Damage = addDamage(r.Damage, *l.damage)
 	}
 	if r.Files%1000 == 0 {
-		c.sys.opts.observer(Progress{Op: "check", Done: r.Files, Total: c.sys.objectCount(), Unit: "files"})
+		c.sys.opts.observer(Progress{Op: "check", Step: "asking for records", Done: r.Files, Total: c.sys.objectCount(), Unit: "files"})
 	}
 	return nil
 }

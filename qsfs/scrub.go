@@ -469,6 +469,9 @@ func (s *System) scrubStatus(st *client.Status) {
 	if st.Scrub = r; r == nil {
 		return
 	}
+	if (r.Lost > 0 || r.Damaged > r.Repaired) && st.State == client.StateOK {
+		st.State = client.StateDegraded
+	}
 	if r.Lost > 0 {
 		statusNote(st, "the last scrub found %d objects lost (`quantumd check` lists them)", r.Lost)
 	}

@@ -329,7 +329,7 @@ func (r *scrubRun) done(f scrubbed) error {
 	if f.damage != nil {
 		rep.Damage = addDamage(rep.Damage, *f.damage)
 	}
-	progress := Progress{Op: "scrub", Subject: f.path, Done: rep.Objects, Total: rep.Total, Unit: "objects"}
+	progress := Progress{Op: "scrub", Step: "verifying", Subject: f.path, Done: rep.Objects, Total: rep.Total, Unit: "objects"}
 	save := boottime.Now()-r.saved > scrubSave
 	r.b.mu.Unlock()
 	if f.damage != nil && (f.damage.Lost || !f.damage.Repaired && !f.unknown) && r.tellable() {

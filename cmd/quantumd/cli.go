@@ -44,6 +44,9 @@ type cli struct {
 	Queue     queueCmd     `cmd:"" help:"Files on their way to the backends."`
 	Backends  backendsCmd  `cmd:"" help:"The backends in use."`
 	Replace   replaceCmd   `cmd:"" help:"Replace backends: by others, with what they held made anew."`
+	Check     checkCmd     `cmd:"" help:"Is everything on the backends, as the metadata says?"`
+	Scrub     scrubCmd     `cmd:"" help:"Have the backends verify what they hold, and repair it."`
+	Why       whyCmd       `cmd:"" help:"Where one path is: its files, shards, tries, and what comes next."`
 	Evict     evictCmd     `cmd:"" help:"Drop local data files that are safe on the backends."`
 	Wait      waitCmd      `cmd:"" help:"Wait until the system serves."`
 	ConfigCmd configCmd    `cmd:"" name:"config" help:"The configuration: example, check, show."`
