@@ -41,6 +41,8 @@ type replacer struct {
 	log  *slog.Logger
 	wake chan struct{}
 
+	revived map[string]time.Time // when each lost backend was last tried to be started; run's own
+
 	mu         sync.Mutex
 	asked      map[string]bool // ids to replace because a person asked
 	rebuilding bool
@@ -48,7 +50,7 @@ type replacer struct {
 }
 
 func newReplacer(s *System) *replacer {
-	return &replacer{sys: s, log: s.log.With("component", "replace"), wake: make(chan struct{}, 1), asked: map[string]bool{}, fails: map[int64]int{}}
+	return &replacer{sys: s, log: s.log.With("component", "replace"), wake: make(chan struct{}, 1), revived: map[string]time.Time{}, asked: map[string]bool{}, fails: map[int64]int{}}
 }
 
 // tell has the sagas looked at now.
@@ -272,7 +274,11 @@ func (r *replacer) grace(ctx context.Context, p *store.Replacement) error {
 		return nil // nothing is known
 	case !lost || !inSet:
 		return r.moved(ctx, p, client.ReplaceCancelled, "works again; nothing was replaced")
-	case l.lasted < r.sys.cfg.Replace.After.Std():
+	}
+	if r.revive(ctx, p) {
+		return nil // the next look says whether it works
+	}
+	if l.lasted < r.sys.cfg.Replace.After.Std() {
 		return nil
 	}
 	if why := r.forbidden(ctx, p); why != "" {
@@ -285,6 +291,34 @@ func (r *replacer) grace(ctx context.Context, p *store.Replacement) error {
 		return err
 	}
 	return r.moved(ctx, p, client.ReplaceProvision, "has not worked for %s (%s): it is replaced", l.lasted.Round(time.Second), l.reason)
+}
+
+// reviveEvery is the pause between two attempts to start a lost backend again.
+const reviveEvery = 30 * time.Second
+
+// revive starts a backend again that merely ended, where the provisioner runs it
+// and has its files: nothing then has to be made anew.
+func (r *replacer) revive(ctx context.Context, p *store.Replacement) bool {
+	s := r.sys
+	if _, listed := s.opts.provisioner.(specLister); listed || time.Since(r.revived[p.Backend]) < reviveEvery {
+		return false
+	}
+	r.revived[p.Backend] = time.Now()
+	b, _ := s.current().find(p.Backend)
+	spec := []backend.Spec{specOf(b)}
+	if steps, err := s.opts.provisioner.Plan(ctx, spec); err != nil || steps[0].Action != backend.Start {
+		return false // it runs, or its files are gone
+	}
+	results, err := s.opts.provisioner.Provision(ctx, spec)
+	if err == nil {
+		err = results[0].Err
+	}
+	if err != nil {
+		s.happened(ctx, eventReplace, p.Backend, "had ended, and cannot be started again: %v", err)
+		return false
+	}
+	s.happened(ctx, eventReplace, p.Backend, "had ended, and was started again")
+	return true
 }
 
 // forbidden says why a backend is not replaced without being asked; empty: it

@@ -3,6 +3,7 @@ package testenv
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,13 +59,50 @@ func Processes(t testing.TB) Wiring {
 type localWiring struct {
 	*local.Provisioner
 	kill func(testing.TB, string)
+
+	mu   sync.Mutex
+	gone map[string]bool // killed: only Start brings them back
 }
 
-func (w *localWiring) Kill(t testing.TB, id string) { t.Helper(); w.kill(t, id) }
+func (w *localWiring) Kill(t testing.TB, id string) {
+	t.Helper()
+	w.setGone(id, true)
+	w.kill(t, id)
+}
 
 func (w *localWiring) Start(t testing.TB, id string) {
 	t.Helper()
+	w.setGone(id, false)
 	require.NoError(t, w.Provisioner.Start(t.Context(), id))
+}
+
+func (w *localWiring) setGone(id string, gone bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.gone == nil {
+		w.gone = map[string]bool{}
+	}
+	w.gone[id] = gone
+}
+
+// Provision does not start what was killed: its machine is gone.
+func (w *localWiring) Provision(ctx context.Context, specs []backend.Spec) ([]backend.Result, error) {
+	results := make([]backend.Result, len(specs))
+	for i, s := range specs {
+		w.mu.Lock()
+		gone := w.gone[s.ID]
+		w.mu.Unlock()
+		if gone {
+			results[i] = backend.Result{Spec: s, Err: fmt.Errorf("testenv: %s was taken away", s.ID)}
+			continue
+		}
+		one, err := w.Provisioner.Provision(ctx, specs[i:i+1])
+		if err != nil {
+			return results, err
+		}
+		results[i] = one[0]
+	}
+	return results, nil
 }
 
 func find(t testing.TB, p backend.Provisioner, id string) backend.Backend {
