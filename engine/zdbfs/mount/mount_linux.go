@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -60,7 +61,7 @@ func serve(fs fuse.RawFileSystem, path string, o Options) (*Mounted, error) {
 	if o.FSName == "" {
 		o.FSName = "quantumd"
 	}
-	server, err := fuse.NewServer(fs, path, &fuse.MountOptions{
+	server, err := newServer(fs, path, fuse.MountOptions{
 		AllowOther:    o.AllowOther,
 		Options:       []string{"default_permissions"},
 		FsName:        o.FSName,
@@ -68,7 +69,6 @@ func serve(fs fuse.RawFileSystem, path string, o Options) (*Mounted, error) {
 		MaxWrite:      maxTransfer,
 		MaxReadAhead:  maxTransfer,
 		MaxBackground: maxBackground,
-		DirectMount:   os.Geteuid() == 0,
 		// Devices are shown, and belong to whoever made them; the kernel refuses
 		// to use them, as it does for every mount of a user.
 		DirectMountFlags:         syscall.MS_NOSUID | syscall.MS_NODEV,
@@ -266,6 +266,50 @@ func (probeFS) GetAttr(_ <-chan struct{}, _ *fuse.GetAttrIn, out *fuse.AttrOut) 
 	out.Mode, out.Nlink = syscall.S_IFDIR|0o755, 2
 	return fuse.OK
 }
+
+// newServer mounts: as root directly, else by fusermount.
+//
+// The library leaves its descriptor of /dev/fuse open in programs that this one
+// starts. One that lives on would keep the mount from ending with us: whoever
+// touches it then waits for ever. So the descriptor is closed on exec, and where
+// that can be, nothing is started between.
+func newServer(fs fuse.RawFileSystem, path string, o fuse.MountOptions) (*fuse.Server, error) {
+	if os.Geteuid() == 0 {
+		direct := o
+		direct.DirectMount, direct.DirectMountStrict = true, true // nothing is started under the lock
+		syscall.ForkLock.RLock()
+		server, err := fuse.NewServer(fs, path, &direct)
+		closeOnExec()
+		syscall.ForkLock.RUnlock()
+		if err == nil {
+			return server, nil
+		}
+	}
+	server, err := fuse.NewServer(fs, path, &o)
+	closeOnExec()
+	return server, err
+}
+
+// closeOnExec marks every descriptor of /dev/fuse.
+func closeOnExec() {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return // no /proc: nothing better can be done
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(fuseMajor, fuseMinor) {
+			unix.CloseOnExec(fd)
+		}
+	}
+}
+
+// The device numbers of /dev/fuse (the kernel's Documentation/admin-guide/devices.txt).
+const fuseMajor, fuseMinor = 10, 229
 
 // CleanDead detaches a dead mount from path ("Transport endpoint is not
 // connected"). Anything else there is left alone, without an error.
