@@ -90,6 +90,9 @@ func (c *checkpointer) run(ctx context.Context) {
 		}
 		waiting = append(waiting, c.pendingRequests()...)
 		report, err := c.checkpoint(ctx)
+		if ctx.Err() == nil {
+			c.sys.meters.checkpointed(err)
+		}
 		if err != nil && ctx.Err() == nil {
 			c.log.Warn("checkpoint failed", "err", err)
 		}

@@ -41,6 +41,7 @@ func (s *System) Evict(ctx context.Context, keep int64) (*client.EvictReport, er
 			return report, fmt.Errorf("drop %s: %w", c.space.dataPath(c.id), err)
 		}
 		total -= freed
+		s.meters.evictedFile(freed)
 		report.Files++
 		report.Bytes += c.length
 		s.opts.observer(Progress{Op: "evict", Subject: c.space.dataPath(c.id), Done: report.Bytes, Unit: "bytes"})

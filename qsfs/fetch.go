@@ -17,12 +17,16 @@ import (
 
 // HookHandler reacts to the events of the frontend's zdb as the system needs
 // it: a missing data file is fetched, a closed one is queued for upload.
-func (s *System) HookHandler() hooks.HookHandler { return hooks.HandlerFunc(s.handleHook) }
+func (s *System) HookHandler() hooks.HookHandler {
+	return s.meters.hooked(hooks.HandlerFunc(s.handleHook))
+}
 
 func (s *System) handleHook(ctx context.Context, e hooks.Event) error {
 	switch e.Kind {
 	case hooks.MissingData:
-		return s.fetching.fetch(ctx, e.Data)
+		err := s.fetching.fetch(ctx, e.Data)
+		s.meters.fetches.WithLabelValues(outcome(err)).Inc()
+		return err
 	case hooks.JumpData:
 		return s.dataClosed(ctx, e.Data)
 	case hooks.NamespacesInit, hooks.JumpIndex, hooks.NamespaceClosing:

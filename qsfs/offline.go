@@ -19,6 +19,7 @@ func OfflineStatus(ctx context.Context, l Layout) (*client.Status, error) {
 	}
 	defer db.Close() //nolint:errcheck // read only
 	st := &client.Status{Schema: client.SchemaVersion, State: client.StateFailed, Backends: []client.Backend{}, Replacements: []client.Replacement{},
+		Namespaces: []client.Namespace{}, Redundancy: []client.Redundancy{},
 		Services: []client.Service{{Name: ServiceName, State: "stopped"}},
 		Notes:    []string{"quantumd is not running: this is what its database and files say"}}
 	queue, err := db.Queue().Stats(ctx)
@@ -46,5 +47,6 @@ func OfflineStatus(ctx context.Context, l Layout) (*client.Status, error) {
 
 func queueOf(q store.Stats) client.Queue {
 	return client.Queue{Pending: int64(q.Pending), Uploading: int64(q.Uploading), Failed: int64(q.Failed),
-		Stored: int64(q.Stored), BytesPending: q.BytesPending}
+		Stored: int64(q.Stored), BytesPending: q.BytesPending,
+		OldestSeconds: q.OldestAge.Seconds()}
 }

@@ -76,6 +76,7 @@ func (s *System) start(ctx context.Context, stops *stopStack) error {
 		do   func(context.Context, *stopStack) error
 	}{
 		{"folders", s.startFolders},
+		{"metrics", s.startMetrics},
 		{"mountpoint", s.startMountpoint},
 		{"control", s.startControl},
 		{"store", s.startStore},
@@ -248,7 +249,7 @@ func (s *System) startWork(ctx context.Context, stops *stopStack) error {
 		work.Wait()
 		return nil
 	})
-	return s.registerMetrics(stops)
+	return s.startPush(ctx, stops)
 }
 
 // startMountpoint sees that the mount will find its place, before anything is

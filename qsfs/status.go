@@ -17,7 +17,8 @@ import (
 // what the last look at them found.
 func (s *System) Status(ctx context.Context) (*client.Status, error) {
 	st := &client.Status{Schema: client.SchemaVersion, State: s.stateNow(), PID: os.Getpid(), Notes: []string{},
-		Backends: []client.Backend{}, Replacements: []client.Replacement{}, Mount: client.Mount{Path: s.cfg.QSFSMountpoint}}
+		Backends: []client.Backend{}, Replacements: []client.Replacement{}, Namespaces: []client.Namespace{}, Redundancy: []client.Redundancy{},
+		Started: s.started, Mount: client.Mount{Path: s.cfg.QSFSMountpoint}}
 	st.Services = []client.Service{{Name: "quantumd", State: st.State}}
 	if err := s.serving(); err != nil {
 		return st, nil // nothing more is known yet
@@ -39,6 +40,12 @@ func (s *System) Status(ctx context.Context) (*client.Status, error) {
 	s.checkpointStatus(st)
 	s.scrubStatus(st)
 	s.promiseNotes(st)
+	if err := s.roomStatus(st); err != nil {
+		return nil, err
+	}
+	if err := s.redundancyStatus(ctx, st); err != nil {
+		return nil, err
+	}
 	return st, s.lossWindow(ctx, st)
 }
 
@@ -78,7 +85,8 @@ func (s *System) backendStatus(st *client.Status) {
 	for _, b := range order {
 		h := health[b.ID]
 		entry := client.Backend{ID: b.ID, Role: string(b.Role), Address: b.Address.String(), Namespace: b.Namespace,
-			Group: b.Group, State: string(h.State), Since: h.Since, PID: h.PID, Dir: h.Dir}
+			Group: b.Group, State: string(h.State), Since: h.Since, PID: h.PID, Dir: h.Dir, Spare: b.Spare,
+			LatencySeconds: h.Latency.Seconds(), UsedBytes: h.Used, LimitBytes: h.Limit, FreeBytes: h.Free, Entries: h.Entries}
 		if h.Err != nil {
 			entry.Error = h.Err.Error()
 		}

@@ -75,7 +75,11 @@ type System struct {
 	grownBad   atomic.Int64         // of them, files that grew
 	recordLock sync.Mutex           // of whole records that change: one writer at a time
 
-	changed *signal                    // told after each event
+	changed *signal // told after each event
+	meters  *meters
+	recent  *snapshots
+	live    atomic.Pointer[config.Config] // the configuration as reloaded
+	started time.Time
 	set     atomic.Pointer[generation] // the backends in use
 
 	mu      sync.Mutex
@@ -102,6 +106,9 @@ type options struct {
 	beforeStep  func(backend, step string) error // tests crash there
 	manager     services.ServiceManager
 	programs    Programs
+	version     string
+	pushAuto    string // the pushgateway that auto asks for
+	pushEvery   time.Duration
 }
 
 // Option changes a System.
@@ -156,6 +163,23 @@ func WithStop(f func()) Option { return func(o *options) { o.stop = f } }
 // what was written to the backends. Zero: five minutes; negative: not at all.
 func WithDrainTime(d time.Duration) Option { return func(o *options) { o.drain = d } }
 
+// WithVersion names the program in metrics.
+func WithVersion(v string) Option { return func(o *options) { o.version = v } }
+
+// WithPushgateway changes which pushgateway `metrics.pushgateway: auto` asks
+// for, and the pause between two pushes. Empty and zero: http://127.0.0.1:9091,
+// and 15 s.
+func WithPushgateway(auto string, every time.Duration) Option {
+	return func(o *options) {
+		if auto != "" {
+			o.pushAuto = auto
+		}
+		if every > 0 {
+			o.pushEvery = every
+		}
+	}
+}
+
 // ErrRunning says that Run was called a second time.
 var ErrRunning = errors.New("qsfs: the system runs already")
 
@@ -165,7 +189,7 @@ var ErrNotReady = errors.New("qsfs: the system is not running")
 // Open checks the configuration and makes a System. It starts nothing and
 // touches no file.
 func Open(_ context.Context, cfg *config.Config, opts ...Option) (*System, error) {
-	o := options{observer: func(Progress) {}, lease: defaultLease, drain: 5 * time.Minute}
+	o := options{observer: func(Progress) {}, lease: defaultLease, drain: 5 * time.Minute, pushAuto: defaultPushgateway, pushEvery: defaultPushEvery}
 	for _, f := range opts {
 		f(&o)
 	}
@@ -186,6 +210,9 @@ func Open(_ context.Context, cfg *config.Config, opts ...Option) (*System, error
 		o.dialer = zdb.NewDialer(zdb.Options{PoolSize: 2, Logger: o.logger})
 	}
 	s := &System{cfg: cfg, layout: *o.layout, opts: o, log: o.logger, ready: make(chan struct{}), changed: newSignal(), state: "starting"}
+	s.meters = newMeters(deploymentLabel(cfg))
+	s.recent = &snapshots{look: s.Status}
+	s.started = time.Now()
 	if o.provisioner == nil {
 		list, err := cfg.BackendList()
 		if err != nil {

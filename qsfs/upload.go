@@ -59,7 +59,11 @@ func (u *uploader) upload(ctx context.Context, lease store.Lease) {
 		defer close(kept)
 		u.keepLease(keeping, lease)
 	}()
+	began := time.Now()
 	err := u.store(ctx, lease.Item)
+	if ctx.Err() == nil {
+		u.sys.meters.uploaded(string(lease.Item.Kind), lease.Item.Size, time.Since(began), err)
+	}
 	stop()
 	<-kept
 	after := context.WithoutCancel(ctx) // what happened is recorded, also at the end

@@ -71,7 +71,7 @@ func New(t testing.TB, o Options) *Env {
 	cfg.ExpectedShards, cfg.MinShards = o.Shards, o.MinShards
 	cfg.EncryptionKey = newKey()
 	cfg.ZdbDataSize = config.MiB
-	cfg.Metrics.Listen = "off"
+	cfg.Metrics.Listen, cfg.Metrics.Pushgateway = "off", "off"
 	results, err := o.Provisioner.Provision(t.Context(), qsfs.DefaultSpecs(backend.MetaBackends, o.Data))
 	require.NoError(t, err)
 	for _, r := range results {

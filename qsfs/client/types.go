@@ -44,6 +44,39 @@ type Status struct {
 	Scrub        *ScrubReport  `json:"scrub,omitempty"` // the one that runs, else the last one
 	PID          int           `json:"pid"`
 	Notes        []string      `json:"notes"` // what is degraded, in words
+
+	Started    time.Time    `json:"started,omitzero"` // of this run
+	Disk       Disk         `json:"disk"`
+	Namespaces []Namespace  `json:"namespaces"`
+	Redundancy []Redundancy `json:"redundancy"` // of data, then of metadata
+}
+
+// Disk is the file system that the frontend's files are on.
+type Disk struct {
+	FreeBytes  int64 `json:"free_bytes"`
+	TotalBytes int64 `json:"total_bytes"`
+}
+
+// Namespace is one of the frontend's zdb. Every change of a record takes an
+// id, and there are 2^32 of them.
+type Namespace struct {
+	Name  string `json:"name"`
+	IDs   int64  `json:"ids"` // that are used up
+	Limit int64  `json:"limit"`
+}
+
+// Redundancy says how many more backends of a role may be lost before content
+// is. It supposes the worst: that every object had something on each backend
+// that does not work. Negative: some content may be out of reach.
+type Redundancy struct {
+	Role      string `json:"role"`
+	Needed    int    `json:"needed"` // shards that suffice to read
+	Shards    int    `json:"shards"` // that an object has
+	Down      int    `json:"down"`   // backends that do not work
+	Tolerated int    `json:"tolerated"`
+	Full      int    `json:"full"` // of Tolerated, where all work
+	// Endangered is the most objects that may have Needed + 1 shards left, or fewer.
+	Endangered int64 `json:"endangered"`
 }
 
 // Mount is where the tree is mounted.
@@ -65,6 +98,8 @@ type Queue struct {
 	Failed       int64 `json:"failed"` // tried, and waiting for the next try
 	Stored       int64 `json:"stored"`
 	BytesPending int64 `json:"bytes_pending"`
+	// OldestSeconds is how long the oldest of them waits already.
+	OldestSeconds float64 `json:"oldest_seconds"`
 }
 
 // Backend is one backend in use. PID and Dir are those of local ones.
@@ -79,6 +114,13 @@ type Backend struct {
 	PID       int       `json:"pid,omitempty"`
 	Dir       string    `json:"dir,omitempty"`
 	Error     string    `json:"error,omitempty"`
+
+	Spare          bool    `json:"spare,omitempty"`
+	LatencySeconds float64 `json:"latency_seconds"` // of the last answer
+	UsedBytes      int64   `json:"used_bytes"`
+	LimitBytes     int64   `json:"limit_bytes"` // zero: none
+	FreeBytes      int64   `json:"free_bytes"`  // on its disk
+	Entries        int64   `json:"entries"`
 }
 
 // Service is one part of the system.
