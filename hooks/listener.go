@@ -22,7 +22,8 @@ type ListenerOptions struct {
 
 // Listener receives events over a unix socket, from [Client]s and from the
 // reference's hook program, and gives them to a handler. Only root and the
-// user of this process are heard.
+// user of this process are heard. Where the handler's error matches
+// [ErrUnavailable] a Client gets no answer, as if nobody listened.
 type Listener struct {
 	path    string
 	handler HookHandler
@@ -181,6 +182,9 @@ func (l *Listener) serve(ctx context.Context, conn *net.UnixConn) {
 		err = l.handle(ctx, args)
 	} else {
 		l.log.Warn("hook message refused", "err", err)
+	}
+	if errors.Is(err, ErrUnavailable) && !line {
+		return // no answer: the client does what it does without us
 	}
 	answer := encodeAnswer(err)
 	if line {

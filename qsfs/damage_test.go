@@ -247,4 +247,3 @@ func damageSome(t *testing.T, f *testenv.Frontend, rnd *rand.Rand) string {
 	}
 	return "nothing"
 }
-

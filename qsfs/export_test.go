@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/threefoldtech/quantumd/engine/zstor"
+	"github.com/threefoldtech/quantumd/hooks"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -41,3 +42,8 @@ func ManifestPath(ctx context.Context, s *System) (string, error) {
 
 // HeadKey is where the newest head is.
 func HeadKey(s *System) string { return s.epochs.headKey(s.fence.id.Epoch, s.fence.id.UUID) }
+
+// WithEventFaults puts f before the table of events.
+func WithEventFaults(f func(hooks.HookHandler) hooks.HookHandler) Option {
+	return func(o *options) { o.events = f }
+}

@@ -318,6 +318,9 @@ func (x *externalSpace) jumped(e hooks.Event) error {
 	}
 	delete(x.stamps, closed)
 	x.trim(closed)
+	if j := x.jump; j != nil && j.done && closed <= j.closed {
+		return j.err // an old event, or the same once more: what it would copy is changing
+	}
 	if x.jump == nil {
 		return nil // because it was full: the next cut copies what changed
 	}

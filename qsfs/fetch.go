@@ -5,72 +5,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"sync/atomic"
 
 	"github.com/threefoldtech/quantumd/engine/zstor"
-	"github.com/threefoldtech/quantumd/hooks"
-	"github.com/threefoldtech/quantumd/qsfs/config"
 )
-
-// HookHandler reacts to the events of the frontend's zdb as the system needs
-// it: a missing data file is fetched, a closed one is queued for upload.
-func (s *System) HookHandler() hooks.HookHandler {
-	return s.meters.hooked(hooks.HandlerFunc(s.handleHook))
-}
-
-func (s *System) handleHook(ctx context.Context, e hooks.Event) error {
-	switch e.Kind {
-	case hooks.MissingData:
-		err := s.fetching.fetch(ctx, e.Data)
-		s.meters.fetches.WithLabelValues(outcome(err)).Inc()
-		return err
-	case hooks.JumpData:
-		return s.dataClosed(ctx, e.Data)
-	case hooks.NamespacesInit, hooks.JumpIndex, hooks.NamespaceClosing:
-		return s.externalEvent(ctx, e)
-	}
-	return nil // index files are copied at the cut, everything else needs nothing
-}
-
-// dataClosed queues a data file that was closed because it is full.
-func (s *System) dataClosed(ctx context.Context, path string) error {
-	if s.check == nil || s.fence.isFenced() != nil || s.cfg.Engine.Zdb == config.External && !s.spacesKnown.Load() {
-		return nil // before the start, or fenced
-	}
-	p, id, err := s.dataFile(path)
-	if err != nil || p == nil {
-		return err
-	}
-	pairs, err := p.ns.Pairs()
-	if err != nil || id >= pairs.Count || pairs.HasOpen && pairs.Open == id {
-		return err
-	}
-	d, err := p.ns.DataFile(id)
-	if err != nil || !d.Present {
-		return err
-	}
-	return s.check.closedData(ctx, p, d)
-}
-
-// dataFile reads namespace and id from the path of a data file. A nil space:
-// a namespace that is not kept on the backends.
-func (s *System) dataFile(path string) (*space, uint32, error) {
-	name, ok := strings.CutPrefix(filepath.Base(path), "d")
-	id, err := strconv.ParseUint(name, 10, 32)
-	if !ok || err != nil {
-		return nil, 0, fmt.Errorf("%q is not a data file", path)
-	}
-	namespace := filepath.Base(filepath.Dir(path))
-	for _, p := range s.spaces {
-		if p.name == namespace {
-			return p, uint32(id), nil
-		}
-	}
-	return nil, 0, nil
-}
 
 // ErrLost says that a data file is neither here nor on the backends.
 var ErrLost = errors.New("the data file is not here, and was never stored")

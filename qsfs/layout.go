@@ -66,6 +66,10 @@ func (l Layout) ControlSocket() string { return socketPath(l.Run, "control.sock"
 // HookSocket is where events of an external zdb arrive.
 func (l Layout) HookSocket() string { return socketPath(l.Run, "hook.sock") }
 
+// HookSpool is where events of an external zdb wait while nobody is at the
+// socket. It survives a reboot.
+func (l Layout) HookSpool() string { return filepath.Join(l.State, "spool") }
+
 // ZstorSocket is where the daemon of an external zstor listens.
 func (l Layout) ZstorSocket() string { return socketPath(l.Run, "zstor.sock") }
 

@@ -216,7 +216,7 @@ func (s *System) startExternalZdb(ctx context.Context, stops *stopStack) error {
 	for _, p := range s.spaces {
 		p.ns = s.newExternalSpace(p.name, admin)
 	}
-	s.spacesKnown.Store(true)
+	s.events.open()
 	if err := s.startProgram(ctx, zdbService, stops); err != nil {
 		return err
 	}
@@ -265,7 +265,7 @@ func (s *System) awaitZdb(ctx context.Context, admin *zdb.Admin) error {
 
 // externalEvent handles what only a zdb in another process tells.
 func (s *System) externalEvent(ctx context.Context, e hooks.Event) error {
-	if s.cfg.Engine.Zdb != config.External || !s.spacesKnown.Load() {
+	if s.cfg.Engine.Zdb != config.External {
 		return nil
 	}
 	switch e.Kind {
@@ -276,9 +276,11 @@ func (s *System) externalEvent(ctx context.Context, e hooks.Event) error {
 		}
 		return errors.Join(errs...)
 	case hooks.JumpIndex:
-		if p := s.check.space(filepath.Base(filepath.Dir(e.Index))); p != nil {
-			return p.ns.(*externalSpace).jumped(e)
+		p, _, err := s.eventFile(e.Index, "i", s.layout.IndexDir())
+		if err != nil || p == nil {
+			return err
 		}
+		return p.ns.(*externalSpace).jumped(e)
 	case hooks.NamespaceClosing:
 		if s.check.space(e.Namespace) != nil {
 			s.check.soonIf()

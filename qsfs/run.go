@@ -77,6 +77,7 @@ func (s *System) start(ctx context.Context, stops *stopStack) error {
 	}{
 		{"folders", s.startFolders},
 		{"metrics", s.startMetrics},
+		{"hook socket", s.startHookSocket},
 		{"mountpoint", s.startMountpoint},
 		{"control", s.startControl},
 		{"store", s.startStore},
@@ -164,26 +165,7 @@ func (s *System) startServer(ctx context.Context, stops *stopStack) error {
 		}
 		p.ns, p.records = embeddedSpace{ns}, records{ns, s.beforeChange}
 	}
-	return nil
-}
-
-// startEvents takes events of an external zdb, which come by the hook program.
-func (s *System) startEvents(ctx context.Context, stops *stopStack) error {
-	l, err := hooks.Listen(s.layout.HookSocket(), hooks.Chain(s.opts.hooks, s.HookHandler()), hooks.ListenerOptions{Logger: s.log})
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	ended := make(chan error, 1)
-	go func() { ended <- l.Serve(ctx) }()
-	stops.push(func() error {
-		cancel()
-		err := l.Close()
-		if serveErr := <-ended; serveErr != nil && !errors.Is(serveErr, context.Canceled) && !errors.Is(serveErr, hooks.ErrClosed) {
-			err = errors.Join(err, serveErr)
-		}
-		return err
-	})
+	s.events.open()
 	return nil
 }
 
@@ -192,7 +174,7 @@ func (s *System) startTree(ctx context.Context, stops *stopStack) error {
 		return nil
 	}
 	meta, data := s.spaces[0], s.spaces[1]
-	t, err := tree.Open(ctx, tree.Options{
+	t, err := s.openTree(ctx, tree.Options{
 		Meta: meta.records, Data: data.records,
 		Size: s.treeSize(), MemoryLimit: int64(s.cfg.MemoryLimit) / 4,
 		UID: uint32(os.Getuid()), GID: uint32(os.Getgid()),

@@ -74,6 +74,7 @@ type System struct {
 	toMend     []localFile          // damage that the start found
 	grownBad   atomic.Int64         // of them, files that grew
 	recordLock sync.Mutex           // of whole records that change: one writer at a time
+	events     *eventGate
 
 	changed *signal // told after each event
 	meters  *meters
@@ -86,8 +87,7 @@ type System struct {
 	mounted *mount.Mounted
 	state   string
 
-	fencedOnce  sync.Once
-	spacesKnown atomic.Bool // events of an external zdb can be handled
+	fencedOnce sync.Once
 }
 
 type options struct {
@@ -102,6 +102,7 @@ type options struct {
 	lease       time.Duration
 	dialer      backend.Dialer
 	stop        func()
+	events      func(hooks.HookHandler) hooks.HookHandler // tests put faults before the table of events
 	drain       time.Duration
 	beforeStep  func(backend, step string) error // tests crash there
 	manager     services.ServiceManager
@@ -213,6 +214,7 @@ func Open(_ context.Context, cfg *config.Config, opts ...Option) (*System, error
 	s.meters = newMeters(deploymentLabel(cfg))
 	s.recent = &snapshots{look: s.Status}
 	s.started = time.Now()
+	s.events = s.newEvents()
 	if o.provisioner == nil {
 		list, err := cfg.BackendList()
 		if err != nil {

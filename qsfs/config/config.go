@@ -62,6 +62,7 @@ type Config struct {
 	MemoryLimit     Size     `yaml:"memory_limit"`
 
 	Engine         Engine            `yaml:"engine"`
+	HookReady      string            `yaml:"hook_ready"` // serve, wait or refuse: a real zdb that starts while the daemon is down
 	Replace        Replace           `yaml:"replace"`
 	ScrubInterval  Duration          `yaml:"scrub_interval"`
 	Metrics        Metrics           `yaml:"metrics"`
@@ -139,6 +140,7 @@ func Default() *Config {
 		UploadWorkers:        2,
 		MemoryLimit:          512 * MiB,
 		Engine:               Engine{Embedded, Embedded, Embedded},
+		HookReady:            "serve",
 		Replace:              Replace{Enabled: "auto", After: Duration(1800e9), MaxPerDay: 2},
 		ScrubInterval:        Duration(7 * 24 * 3600e9),
 		Metrics:              Metrics{Listen: "127.0.0.1:9092", Pushgateway: "auto"},

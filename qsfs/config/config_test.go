@@ -59,8 +59,9 @@ func TestEveryKeyIsFoundInOrder(t *testing.T) {
 		"cache_size": {"1G", "2G", "3G"}, "database_path": {"/a", "/b", "/c"}, "zstor_config_path": {"/a", "/b", "/c"},
 		"zdb_data_size": {"1M", "2M", "3M"}, "zdb_rotate_time": {"1m", "2m", "3m"}, "retry_interval": {"1m", "2m", "3m"},
 		"upload_workers": {"1", "3", "4"}, "memory_limit": {"64M", "65M", "66M"},
-		"engine":  {"external", "{zdb: external}", "{zstor: external}"},
-		"replace": {"{after: 1m}", "{after: 2m}", "{after: 3m}"}, "scrub_interval": {"1d", "2d", "3d"},
+		"hook_ready": {"wait", "refuse", "serve"},
+		"engine":     {"external", "{zdb: external}", "{zstor: external}"},
+		"replace":    {"{after: 1m}", "{after: 2m}", "{after: 3m}"}, "scrub_interval": {"1d", "2d", "3d"},
 		"metrics": {"{listen: 'off'}", "{listen: '127.0.0.1:1'}", "{listen: '127.0.0.1:2'}"}, "prometheus_port": {"1", "2", "3"},
 		"binaries": {"{zdb: {url: a}}", "{zdb: {url: b}}", "{zdb: {url: c}}"},
 	}

@@ -132,6 +132,7 @@ func (v *validator) words() {
 	oneOf("engine.zdb", string(c.Engine.Zdb), "embedded", "external")
 	oneOf("engine.zstor", string(c.Engine.Zstor), "embedded", "external")
 	oneOf("engine.zdbfs", string(c.Engine.Zdbfs), "embedded", "external")
+	oneOf("hook_ready", c.HookReady, "serve", "wait", "refuse")
 	oneOf("replace.enabled", c.Replace.Enabled, "auto", "true", "false")
 	if c.Network != "" {
 		oneOf("network", c.Network, "main", "test", "qa", "dev")
