@@ -255,6 +255,9 @@ func (c *checkpointer) cutSpace(ctx context.Context, p *space, cut *cutState) ([
 	}
 	var out []staged
 	for _, d := range files.Data {
+		if !d.Copied {
+			p.local.set(d.ID, d.Length, time.Now())
+		}
 		out = append(out, staged{space: p, kind: store.KindData, id: d.ID, generation: d.Length, length: d.Length, copied: d.Copied})
 	}
 	for _, i := range files.Index {

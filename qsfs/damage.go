@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/crypto/blake2b"
 
+	"github.com/threefoldtech/quantumd/engine/zdb/server"
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/store"
 )
@@ -110,6 +111,9 @@ func (s *System) mend(ctx context.Context, p *space, id uint32, ref fileRef) (bo
 		return false, err
 	}
 	p.ns.ForgetData(id)
+	if err := p.lookAt(id, server.Pairs{}); err != nil {
+		return true, err
+	}
 	if s.mended == nil {
 		s.mended = map[string]time.Time{}
 	}
@@ -246,15 +250,14 @@ func (s *System) startLocal(ctx context.Context, _ *stopStack) error {
 				if _, err := ns.Jump(ctx); err != nil {
 					return err
 				}
+				if err := p.lookAt(pairs.Open, server.Pairs{}); err != nil {
+					return err
+				}
 			}
 		}
-		files, err := p.ns.Files()
-		if err != nil {
-			return err
-		}
-		for _, d := range files.Data {
+		for _, d := range p.otherLengths() {
 			ref, ok := p.stored(store.KindData, d.ID)
-			if !ok || !d.Present || d.Length == ref.Length || files.HasOpen && files.Open == d.ID {
+			if !ok {
 				continue
 			}
 			f := localFile{p, d.ID, ref, d.Length > ref.Length}
@@ -380,7 +383,7 @@ func (s *System) scrubLocal(ctx context.Context, row store.File, objectGood bool
 		return
 	}
 	id := uint32(row.FileID)
-	files, err := p.ns.Files()
+	files, err := p.ns.Pairs()
 	if err != nil || files.HasOpen && files.Open == id {
 		return
 	}

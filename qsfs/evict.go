@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sort"
 	"syscall"
 	"time"
 
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
+	"github.com/threefoldtech/quantumd/internal/boottime"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/store"
 )
@@ -24,77 +24,64 @@ func (s *System) Evict(ctx context.Context, keep int64) (*client.EvictReport, er
 		return nil, err
 	}
 	report := &client.EvictReport{Schema: client.SchemaVersion}
-	candidates, total, err := s.evictable(ctx, report)
+	total, err := s.cacheBytes()
 	if err != nil {
 		return report, err
 	}
-	for _, c := range candidates {
-		if total <= keep {
+	kept := 0
+	for after := (candidate{nr: -1}); total > keep; {
+		page, unsafe := s.leastUsed(after)
+		report.Kept = unsafe + kept
+		if len(page) == 0 {
 			break
 		}
-		freed, err := c.space.ns.DropData(c.id)
-		if errors.Is(err, server.ErrInUse) || errors.Is(err, os.ErrNotExist) {
+		for _, c := range page {
+			if total <= keep {
+				break
+			}
+			freed, err := s.dropLocal(ctx, c)
+			if err != nil {
+				return report, fmt.Errorf("drop %s: %w", c.space.dataPath(c.id), err)
+			}
+			if freed == 0 {
+				kept++
+				continue
+			}
+			total -= freed
+			s.meters.evictedFile(freed)
+			report.Files++
+			report.Bytes += c.size
+			s.opts.observer(Progress{Op: "evict", Subject: c.space.dataPath(c.id), Done: report.Bytes, Unit: "bytes"})
+		}
+		after = page[len(page)-1]
+		report.Kept = unsafe + kept
+	}
+	for _, p := range s.spaces {
+		if pairs, err := p.ns.Pairs(); err == nil && pairs.HasOpen {
 			report.Kept++
-			continue
 		}
-		if err != nil {
-			return report, fmt.Errorf("drop %s: %w", c.space.dataPath(c.id), err)
-		}
-		total -= freed
-		s.meters.evictedFile(freed)
-		report.Files++
-		report.Bytes += c.length
-		s.opts.observer(Progress{Op: "evict", Subject: c.space.dataPath(c.id), Done: report.Bytes, Unit: "bytes"})
 	}
 	return report, nil
 }
 
-type candidate struct {
-	space  *space
-	id     uint32
-	length int64
-	used   time.Time // last read, as far as the file system keeps it
-}
-
-// evictable lists what may be dropped, oldest first, and the bytes of all
-// local data files.
-func (s *System) evictable(ctx context.Context, report *client.EvictReport) ([]candidate, int64, error) {
-	var out []candidate
-	var total int64
-	for _, p := range s.spaces {
-		files, err := p.ns.Files()
-		if err != nil {
-			return nil, 0, err
-		}
-		for _, d := range files.Data {
-			if !d.Present {
-				continue
-			}
-			st, err := os.Stat(p.ns.DataPath(d.ID))
-			if errors.Is(err, os.ErrNotExist) {
-				continue // dropped meanwhile
-			}
-			if err != nil {
-				return nil, 0, err
-			}
-			total += allocated(st)
-			if files.HasOpen && files.Open == d.ID {
-				report.Kept++
-				continue
-			}
-			safe, err := s.safeToDrop(ctx, p, d.ID, d.Length)
-			if err != nil {
-				return nil, 0, err
-			}
-			if !safe {
-				report.Kept++
-				continue
-			}
-			out = append(out, candidate{p, d.ID, d.Length, lastUse(st)})
-		}
+// dropLocal drops one file, if it is safe and nobody reads it. It gives the
+// bytes that this freed: none when the file stays.
+func (s *System) dropLocal(ctx context.Context, c candidate) (int64, error) {
+	safe, err := s.safeToDrop(ctx, c.space, c.id, c.size)
+	if err != nil || !safe {
+		return 0, err
 	}
-	sort.Slice(out, func(i, j int) bool { return out[i].used.Before(out[j].used) })
-	return out, total, nil
+	freed, err := c.space.ns.DropData(c.id)
+	switch {
+	case errors.Is(err, server.ErrInUse):
+		return 0, nil
+	case errors.Is(err, os.ErrNotExist): // somebody else did it
+		freed, err = 0, nil
+	case err != nil:
+		return 0, err
+	}
+	c.space.local.drop(c.id)
+	return max(freed, 1), err
 }
 
 // safeToDrop says whether the object of a data file is verified, complete, of
@@ -119,17 +106,16 @@ func (s *System) safeToDrop(ctx context.Context, p *space, id uint32, length int
 func (s *System) cacheBytes() (int64, error) {
 	var total int64
 	for _, p := range s.spaces {
-		files, err := p.ns.Files()
+		total += p.local.total()
+		pairs, err := p.ns.Pairs()
 		if err != nil {
 			return 0, err
 		}
-		for _, d := range files.Data {
-			if !d.Present {
-				continue
-			}
-			if st, err := os.Stat(p.ns.DataPath(d.ID)); err == nil {
-				total += allocated(st)
-			}
+		if !pairs.HasOpen {
+			continue
+		}
+		if st, err := os.Stat(p.ns.DataPath(pairs.Open)); err == nil {
+			total += allocated(st)
 		}
 	}
 	return total, nil
@@ -145,11 +131,26 @@ func (s *System) cacheLimit(used int64) int64 {
 	return limit
 }
 
+// recount is how often local files are counted anew, for what others did to
+// their folders, and recountPause the time between pages of them.
+const (
+	recount      = time.Hour
+	recountPause = 100 * time.Millisecond
+)
+
 // keepCache drops what is over the limit, until ctx ends.
 func (s *System) keepCache(ctx context.Context) {
+	counted := boottime.Now()
 	for wait(ctx, 10*time.Second) {
-		used, err := s.cacheBytes()
-		if err == nil && used > s.cacheLimit(used) {
+		var err error
+		if boottime.Now()-counted > recount {
+			for _, p := range s.spaces {
+				err = errors.Join(err, p.countLocal(ctx, recountPause))
+			}
+			counted = boottime.Now()
+		}
+		used, cacheErr := s.cacheBytes()
+		if err = errors.Join(err, cacheErr); err == nil && used > s.cacheLimit(used) {
 			_, err = s.Evict(ctx, s.cacheLimit(used)*9/10)
 		}
 		if err != nil && ctx.Err() == nil && !errors.Is(err, ErrNotReady) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/threefoldtech/quantumd/engine/zstor"
 )
@@ -40,6 +41,7 @@ func (f *fetcher) fetch(ctx context.Context, path string) error {
 		s.log.Error("a data file could not be fetched", "path", p.dataPath(id), "err", err)
 		return err
 	}
+	p.local.set(id, ref.Length, time.Now())
 	f.bytes.Add(ref.Length)
 	s.log.Debug("data file fetched", "path", p.dataPath(id), "bytes", ref.Length)
 	return nil

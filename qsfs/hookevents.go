@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/threefoldtech/quantumd/hooks"
 	"github.com/threefoldtech/quantumd/qsfs/config"
@@ -111,7 +112,7 @@ func (s *System) namespaceDeleted(ctx context.Context, e hooks.Event) error {
 // dataClosed queues a data file that was closed because it is full.
 func (s *System) dataClosed(ctx context.Context, path string) error {
 	p, id, err := s.dataFile(path)
-	if err != nil || p == nil || s.fence.isFenced() != nil {
+	if err != nil || p == nil {
 		return err
 	}
 	pairs, err := p.ns.Pairs()
@@ -121,6 +122,10 @@ func (s *System) dataClosed(ctx context.Context, path string) error {
 	d, err := p.ns.DataFile(id)
 	if err != nil || !d.Present {
 		return err
+	}
+	p.local.set(id, d.Length, time.Now())
+	if s.fence.isFenced() != nil {
+		return nil
 	}
 	return s.check.closedData(ctx, p, d)
 }

@@ -35,7 +35,7 @@ func OfflineStatus(ctx context.Context, l Layout) (*client.Status, error) {
 	if id, err := loadIdentity(l.identity()); err == nil {
 		st.Epoch = id.Epoch
 	}
-	unsynced, err := Unsynced(ctx, l)
+	unsynced, err := unsyncedSoon(ctx, l, db)
 	if err != nil {
 		return nil, err
 	}

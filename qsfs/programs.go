@@ -230,6 +230,9 @@ func (s *System) startExternalZdb(ctx context.Context, stops *stopStack) error {
 		conn := zdb.DialAddress(s.layout.ZdbSocket(), p.name, "", zdb.Options{Logger: s.log})
 		stops.push(conn.Close)
 		p.records = connRecords{conn, s.beforeChange}
+		if err := p.countLocal(ctx, 0); err != nil {
+			return err
+		}
 	}
 	if s.cfg.Engine.Zdbfs != config.External {
 		return nil

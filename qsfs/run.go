@@ -164,6 +164,9 @@ func (s *System) startServer(ctx context.Context, stops *stopStack) error {
 			return err
 		}
 		p.ns, p.records = embeddedSpace{ns}, records{ns, s.beforeChange}
+		if err := p.countLocal(ctx, 0); err != nil {
+			return err
+		}
 	}
 	s.events.open()
 	return nil

@@ -18,8 +18,9 @@ const (
 
 // space is one namespace of the frontend and what of it is on the backends.
 type space struct {
-	name string
-	ns   namespace
+	name  string
+	ns    namespace
+	local localFiles
 
 	records tree.Records // what the tree writes to; nil where another process does
 
@@ -75,13 +76,11 @@ func (p *space) setCommitted(data *refTable) {
 	p.committed = data
 }
 
-// isCommitted says whether the newest committed checkpoint names a data file of
-// this length.
-func (p *space) isCommitted(id uint32, length int64) bool {
+// committedData gives the data files that the newest committed checkpoint names.
+func (p *space) committedData() *refTable {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n, ok := p.committed.length(id)
-	return ok && n == length
+	return p.committed
 }
 
 func (p *space) stored(kind store.Kind, id uint32) (fileRef, bool) {

@@ -2,7 +2,6 @@ package qsfs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -10,7 +9,6 @@ import (
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/internal/boottime"
 	"github.com/threefoldtech/quantumd/qsfs/client"
-	"github.com/threefoldtech/quantumd/store"
 )
 
 // Status looks at the system. It asks nobody: what it tells of the backends is
@@ -46,7 +44,7 @@ func (s *System) Status(ctx context.Context) (*client.Status, error) {
 	if err := s.redundancyStatus(ctx, st); err != nil {
 		return nil, err
 	}
-	return st, s.lossWindow(ctx, st)
+	return st, s.lossWindow(st)
 }
 
 func (s *System) stateNow() string {
@@ -147,27 +145,14 @@ func (s *System) checkpointStatus(st *client.Status) {
 }
 
 // lossWindow counts what no committed checkpoint holds.
-func (s *System) lossWindow(ctx context.Context, st *client.Status) error {
+func (s *System) lossWindow(st *client.Status) error {
 	st.LossWindow.Seconds = s.check.dirty.age().Seconds()
 	for _, p := range s.spaces {
-		files, err := p.ns.Files()
+		n, err := p.unsafe()
 		if err != nil {
 			return err
 		}
-		for i := len(files.Data) - 1; i >= 0; i-- {
-			d := files.Data[i]
-			if !d.Present {
-				continue
-			}
-			row, err := s.store.File(ctx, p.dataPath(d.ID))
-			if err != nil && !errors.Is(err, store.ErrNotFound) {
-				return err
-			}
-			if err == nil && row.Length == d.Length && row.Checkpoint != 0 && row.Checkpoint <= int64(s.check.committedSeq.Load()) {
-				break // this one and all before it are in a committed checkpoint
-			}
-			st.LossWindow.Bytes += d.Length
-		}
+		st.LossWindow.Bytes += n
 	}
 	if st.LossWindow.Bytes == 0 {
 		st.LossWindow.Seconds = 0

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
+	"github.com/threefoldtech/quantumd/engine/zdb/segment"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -32,7 +32,6 @@ func (e *UnsyncedError) Hint() string {
 // Unsynced finds out what a frontend that does not run holds that no committed
 // checkpoint does. It changes nothing.
 func Unsynced(ctx context.Context, l Layout) (*UnsyncedError, error) {
-	e := &UnsyncedError{Root: l.Root}
 	db, err := store.Open(ctx, l.Database, store.Options{ReadOnly: true})
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -40,44 +39,129 @@ func Unsynced(ctx context.Context, l Layout) (*UnsyncedError, error) {
 	if db != nil {
 		defer db.Close() //nolint:errcheck // read only
 	}
-	var committed int64
-	if db != nil {
-		c, err := db.LatestCommitted(ctx)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return nil, err
-		}
-		committed = c.Seq
+	return unsynced(ctx, l, db)
+}
+
+// unsynced compares every local data file with its row; db may be nil.
+func unsynced(ctx context.Context, l Layout, db *store.Store) (*UnsyncedError, error) {
+	e := &UnsyncedError{Root: l.Root}
+	safe, err := namedFiles(ctx, db)
+	if err != nil {
+		return nil, err
 	}
 	for _, name := range []string{metaSpace, dataSpace} {
-		entries, err := os.ReadDir(filepath.Join(l.DataDir(), name))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, f := range entries {
-			n, ok := strings.CutPrefix(f.Name(), "d")
-			if _, err := strconv.ParseUint(n, 10, 32); !ok || err != nil {
-				continue
+		err := eachName(filepath.Join(l.DataDir(), name), func(dir, file string) error {
+			id, ok := segment.ParseName('d', file)
+			if !ok {
+				return nil
 			}
-			st, err := f.Info()
+			st, err := os.Stat(filepath.Join(dir, file))
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
 			if err != nil {
-				return nil, err
+				return err
 			}
-			path := fmt.Sprintf("data/%s/%s", name, f.Name())
-			if db != nil {
-				row, err := db.File(ctx, path)
-				if err == nil && row.Length == st.Size() && (row.State == store.FileStored || row.State == store.FileDegraded) &&
-					row.Checkpoint != 0 && row.Checkpoint <= committed { // stored, and named by a head: without that a restore does not find it
-					continue
-				}
-				if err != nil && !errors.Is(err, store.ErrNotFound) {
-					return nil, err
-				}
+			if lengths := safe[name]; uint64(id) < uint64(len(lengths)) && lengths[id] == st.Size()+1 {
+				return nil
 			}
 			e.Files++
 			e.Bytes += st.Size()
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+// namedFiles gives, per namespace and by id, the lengths of stored data files
+// that a committed checkpoint names, plus one: without a head that names it a
+// restore does not find a file.
+func namedFiles(ctx context.Context, db *store.Store) (map[string][]int64, error) {
+	out := map[string][]int64{}
+	if db == nil {
+		return out, nil
+	}
+	c, err := db.LatestCommitted(ctx)
+	if errors.Is(err, store.ErrNotFound) {
+		return out, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = db.EachStored(ctx, func(f store.StoredFile) error {
+		if f.Kind != store.KindData || f.State == store.FileDamaged || f.Checkpoint == 0 || f.Checkpoint > c.Seq {
+			return nil
+		}
+		lengths := out[f.Namespace]
+		if more := int(f.FileID) + 1 - len(lengths); more > 0 {
+			lengths = append(lengths, make([]int64, more)...)
+			out[f.Namespace] = lengths
+		}
+		lengths[f.FileID] = f.Length + 1
+		return nil
+	})
+	return out, err
+}
+
+// eachName goes through a folder, some names at a time; a missing one is empty.
+func eachName(dir string, fn func(dir, name string) error) error {
+	f, err := os.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for {
+		names, err := f.Readdirnames(countPage)
+		for _, name := range names {
+			if err := fn(dir, name); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// unsyncedSoon is unsynced for a status: it believes the sums that the database
+// keeps, and asks the disk only of what came after its last row.
+func unsyncedSoon(ctx context.Context, l Layout, db *store.Store) (*UnsyncedError, error) {
+	e := &UnsyncedError{Root: l.Root}
+	files, bytes, err := db.Unsettled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e.Files, e.Bytes = int(files), bytes
+	for _, name := range []string{metaSpace, dataSpace} {
+		count, highest, err := db.DataFiles(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if count != highest+1 { // some are not known to the database
+			return unsynced(ctx, l, db)
+		}
+		for id := uint32(highest + 1); ; id++ {
+			st, err := os.Stat(filepath.Join(l.DataDir(), name, segment.DataName(id)))
+			if err == nil {
+				e.Files++
+				e.Bytes += st.Size()
+				continue
+			}
+			if !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+			if _, err := os.Stat(filepath.Join(l.IndexDir(), name, segment.IndexName(id))); err != nil {
+				break // nothing has this id
+			}
 		}
 	}
 	return e, nil

@@ -34,7 +34,7 @@ func TestUnsynced(t *testing.T) {
 	require.NoError(t, db.BeginCheckpoint(t.Context(), store.Checkpoint{Seq: 3, Epoch: 1}, nil, nil))
 	require.NoError(t, db.CommitCheckpoint(t.Context(), 3))
 	good := store.File{Path: "data/zdbfs-data/d0", Namespace: "zdbfs-data", Kind: store.KindData, Version: "1",
-		Length: 100, Checkpoint: 3, State: store.FileStored}
+		Length: 100, Checksum: "c", Checkpoint: 3, State: store.FileStored}
 	for _, c := range []struct {
 		name   string
 		change func(*store.File)

@@ -205,7 +205,7 @@ func (s *System) whyFile(ctx context.Context, path string, ask bool) (client.Why
 // isOpen says whether a file is one of the pair that is written now.
 func (s *System) isOpen(path string) bool {
 	for _, p := range s.spaces {
-		files, err := p.ns.Files()
+		files, err := p.ns.Pairs()
 		if err == nil && files.HasOpen && (path == p.dataPath(files.Open) || path == p.indexPath(files.Open)) {
 			return true
 		}

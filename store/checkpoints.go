@@ -120,6 +120,9 @@ func (s *Store) CommitCheckpoint(ctx context.Context, seq int64) error {
 		if err != nil {
 			return err
 		}
+		if _, err = tx.Tx.ExecContext(ctx, s.q(`DELETE FROM {unsettled} WHERE checkpoint <= ?`), seq); err != nil {
+			return err
+		}
 		return s.forgetObjectsTx(ctx, tx.Tx, `retired > 0 AND retired <= ?`, seq)
 	})
 	return note(err, "commit checkpoint %d", seq)

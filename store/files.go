@@ -93,8 +93,15 @@ func (f *File) values() []any {
 }
 
 func (s *Store) upsertFilesTx(ctx context.Context, tx bun.Tx, files []File) error {
-	head := s.q(`INSERT OR REPLACE INTO {files} (` + fileColumns + `) VALUES `)
-	return insertRows(ctx, tx.Tx, head, "", len(files), fileWidth, func(i int, to []any) []any {
+	var set []string
+	for _, c := range strings.Split(fileColumns, ",") {
+		c = strings.TrimSpace(c)
+		set = append(set, c+" = excluded."+c)
+	}
+	// Not REPLACE: no trigger would see the row that goes.
+	head := s.q(`INSERT INTO {files} (` + fileColumns + `) VALUES `)
+	tail := ` ON CONFLICT (path) DO UPDATE SET ` + strings.Join(set, ", ")
+	return insertRows(ctx, tx.Tx, head, tail, len(files), fileWidth, func(i int, to []any) []any {
 		return append(to, files[i].values()...)
 	})
 }
@@ -161,13 +168,14 @@ type StoredFile struct {
 	Checksum   string
 	ObjectPath string
 	Checkpoint int64
+	State      FileState
 }
 
 // EachStored calls fn for each file that is stored, degraded, or damaged there: what
 // is left of its object may be all there is. In no order. It
 // is one read of the table, for a start: the database's log grows meanwhile.
 func (s *Store) EachStored(ctx context.Context, fn func(StoredFile) error) error {
-	rows, err := s.db.DB.QueryContext(ctx, s.q(`SELECT namespace, kind, file_id, length, checksum, object_path, checkpoint
+	rows, err := s.db.DB.QueryContext(ctx, s.q(`SELECT namespace, kind, file_id, length, checksum, object_path, checkpoint, state
 		FROM {files} NOT INDEXED WHERE state IN ('stored', 'degraded', 'damaged') AND checksum <> ''`))
 	if err != nil {
 		return note(err, "stored files")
@@ -175,7 +183,7 @@ func (s *Store) EachStored(ctx context.Context, fn func(StoredFile) error) error
 	defer rows.Close()
 	var f StoredFile
 	for rows.Next() {
-		if err := rows.Scan(&f.Namespace, &f.Kind, &f.FileID, &f.Length, &f.Checksum, &f.ObjectPath, &f.Checkpoint); err != nil {
+		if err := rows.Scan(&f.Namespace, &f.Kind, &f.FileID, &f.Length, &f.Checksum, &f.ObjectPath, &f.Checkpoint, &f.State); err != nil {
 			return note(err, "stored files")
 		}
 		if err := fn(f); err != nil {
@@ -183,6 +191,26 @@ func (s *Store) EachStored(ctx context.Context, fn func(StoredFile) error) error
 		}
 	}
 	return note(rows.Err(), "stored files")
+}
+
+// Unsettled gives number and bytes of the data files that no committed
+// checkpoint names, or whose objects are damaged, in a time that does not grow
+// with the former.
+func (s *Store) Unsettled(ctx context.Context) (files, bytes int64, err error) {
+	err = s.db.DB.QueryRowContext(ctx, s.q(`WITH c AS (SELECT coalesce(max(seq), 0) AS last FROM {checkpoints} WHERE state = 'committed')
+		SELECT coalesce(sum(n), 0), coalesce(sum(b), 0) FROM (
+			SELECT files AS n, bytes AS b FROM {unsettled}, c WHERE checkpoint = 0 OR checkpoint > last
+			UNION ALL SELECT 1, length FROM {files}, c WHERE state = 'damaged' AND kind = 'data' AND checkpoint BETWEEN 1 AND last)`)).
+		Scan(&files, &bytes)
+	return files, bytes, note(err, "unsettled files")
+}
+
+// DataFiles gives how many data files of a namespace are known, and the highest
+// id that one has.
+func (s *Store) DataFiles(ctx context.Context, namespace string) (count, highest int64, err error) {
+	err = s.db.DB.QueryRowContext(ctx, s.q(`SELECT count(*), coalesce(max(file_id), -1) FROM {files} WHERE namespace = ? AND kind = 'data'`), namespace).
+		Scan(&count, &highest)
+	return count, highest, note(err, "data files of %s", namespace)
 }
 
 // RemoveFiles forgets paths; unknown ones are no error.

@@ -55,6 +55,12 @@ func checkSums(t testing.TB, s *Store) {
 	var n int64
 	require.NoError(t, s.db.DB.QueryRow(s.q(`SELECT n FROM {sums} WHERE name = 'tried'`)).Scan(&n))
 	require.Equal(t, tried, n)
+	var files, unsettled int64
+	require.NoError(t, s.db.DB.QueryRow(s.q(`SELECT count(*), coalesce(sum(length), 0) FROM {files} WHERE kind = 'data' AND (checkpoint = 0 OR state = 'damaged'
+		OR checkpoint > (SELECT coalesce(max(seq), 0) FROM {checkpoints} WHERE state = 'committed'))`)).Scan(&files, &unsettled))
+	gotFiles, gotBytes, err := s.Unsettled(context.Background())
+	require.NoError(t, err)
+	require.Equal(t, []int64{files, unsettled}, []int64{gotFiles, gotBytes})
 }
 
 func claim(t testing.TB, q *RetryQueue) Lease {

@@ -184,11 +184,31 @@ var migrations = [][]string{
 		)`,
 		`CREATE INDEX {failures_path} ON {failures} (path, id)`,
 	},
+	{ // 4: what would be lost with the machine, as a sum
+		// Data files by the checkpoint that first needed them; of committed ones
+		// nothing has to be kept.
+		`CREATE TABLE {unsettled} (checkpoint INTEGER PRIMARY KEY, files INTEGER NOT NULL, bytes INTEGER NOT NULL)`,
+		`INSERT INTO {unsettled} SELECT checkpoint, count(*), sum(length) FROM {files} WHERE kind = 'data' AND (checkpoint = 0
+			OR checkpoint > (SELECT coalesce(max(seq), 0) FROM {checkpoints} WHERE state = 'committed')) GROUP BY checkpoint`,
+		`CREATE TRIGGER {files_insert} AFTER INSERT ON {files} WHEN NEW.kind = 'data' BEGIN
+			INSERT INTO {unsettled} VALUES (NEW.checkpoint, 1, NEW.length)
+				ON CONFLICT (checkpoint) DO UPDATE SET files = files + 1, bytes = bytes + excluded.bytes;
+		END`,
+		`CREATE TRIGGER {files_delete} AFTER DELETE ON {files} WHEN OLD.kind = 'data' BEGIN
+			UPDATE {unsettled} SET files = files - 1, bytes = bytes - OLD.length WHERE checkpoint = OLD.checkpoint;
+		END`,
+		`CREATE TRIGGER {files_settle} AFTER UPDATE OF checkpoint, length ON {files}
+			WHEN NEW.kind = 'data' AND (OLD.checkpoint <> NEW.checkpoint OR OLD.length <> NEW.length) BEGIN
+			UPDATE {unsettled} SET files = files - 1, bytes = bytes - OLD.length WHERE checkpoint = OLD.checkpoint;
+			INSERT INTO {unsettled} VALUES (NEW.checkpoint, 1, NEW.length)
+				ON CONFLICT (checkpoint) DO UPDATE SET files = files + 1, bytes = bytes + excluded.bytes;
+		END`,
+	},
 }
 
 // tables of the newest schema.
 var tables = []string{"queue", "done", "sums", "files", "checkpoints", "generations", "backends", "events", "state",
-	"replacements", "places", "objects", "placements", "failures"}
+	"replacements", "places", "objects", "placements", "failures", "unsettled"}
 
 // migrate brings the schema to version target, in one transaction.
 func (b *base) migrate(ctx context.Context, target int) error {

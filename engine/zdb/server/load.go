@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/threefoldtech/quantumd/engine/zdb/segment"
 )
@@ -46,26 +48,30 @@ func (n *Namespace) loadFiles(ctx context.Context) (*loader, error) {
 		}
 		c, mode = nil, c.mode
 	}
-	dropped, err := n.dropEmptyPair(c)
+	d, err := scanDir(n.indexDir, n.dataDir)
 	if err != nil {
 		return nil, err
 	}
-	d, err := scanDir(n.indexDir, n.dataDir)
+	dropped, err := n.dropEmptyPair(c, &d)
 	if err != nil {
 		return nil, err
 	}
 	l := &loader{n: n, files: d, data: newDataCache(n.dataDir), doubtful: cerr != nil || c != nil, dropped: dropped, newMode: mode}
 	switch {
-	case len(d.index) == 0 && len(d.data) == 0:
-		err = l.fresh()
-	case len(d.index) == 0 && !d.dataHasEntries(n.dataDir):
-		err = l.freshOverEmpty()
 	case len(d.index) == 0:
-		err = fmt.Errorf("%w: %s has data files but no index: rebuild it with Reindex", ErrDamaged, n.indexDir)
-	case c != nil && l.ours(c):
-		err = l.resume(ctx, c)
+		err = l.withoutIndex()
 	default:
-		err = l.adopt(ctx)
+		var ours bool
+		if c != nil {
+			ours, err = l.ours(c)
+		}
+		switch {
+		case err != nil:
+		case ours:
+			err = l.resume(ctx, c)
+		default:
+			err = l.adopt(ctx)
+		}
 	}
 	return l, err
 }
@@ -165,14 +171,17 @@ func (n *Namespace) saveDescriptor(d segment.Descriptor) error {
 
 // dropEmptyPair removes a highest pair that holds nothing when an older one
 // exists: the next write makes it again.
-func (n *Namespace) dropEmptyPair(c *checkpointFile) (dropped bool, err error) {
+func (n *Namespace) dropEmptyPair(c *checkpointFile, d *folder) (dropped bool, err error) {
 	for {
-		d, err := scanDir(n.indexDir, n.dataDir)
-		if err != nil || len(d.index) < 2 {
-			return dropped, err
+		if len(d.index) < 2 {
+			return dropped, nil
 		}
 		id := uint32(len(d.index) - 1)
-		if d.index[id] > segment.IndexHeaderSize || d.data[id] > segment.DataHeaderSize {
+		size, _, err := d.dataSize(id)
+		if err != nil {
+			return dropped, err
+		}
+		if d.index[id] > segment.IndexHeaderSize || size > segment.DataHeaderSize {
 			return dropped, nil
 		}
 		if c != nil && int(id) < len(c.lengths) && c.lengths[id] > segment.IndexHeaderSize {
@@ -181,32 +190,77 @@ func (n *Namespace) dropEmptyPair(c *checkpointFile) (dropped bool, err error) {
 		if err := errors.Join(removeIfThere(n.DataPath(id)), removeIfThere(n.IndexPath(id))); err != nil {
 			return dropped, err
 		}
+		d.index = d.index[:id]
 		dropped = true
 	}
 }
 
-// folder is what files a namespace has on disk.
+// folder is what files a namespace has on disk. Data files are looked at one by
+// one where they matter: there are many, and most loads need the last one only.
 type folder struct {
-	index []int64          // length by id, without gaps
-	data  map[uint32]int64 // length by id
+	index   []int64 // length by id, without gaps
+	dataDir string
+}
+
+func (d folder) dataSize(id uint32) (size int64, there bool, err error) {
+	size, there, err = fileSize(filepath.Join(d.dataDir, segment.DataName(id)))
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return size, there, err
 }
 
 func scanDir(indexDir, dataDir string) (folder, error) {
-	d := folder{data: map[uint32]int64{}}
-	found, err := sizes(indexDir, 'i')
+	d := folder{dataDir: dataDir}
+	ids, err := fileIDs(indexDir, 'i')
 	if err != nil {
 		return d, err
 	}
-	for id := uint32(0); len(d.index) < len(found); id++ {
-		size, ok := found[id]
-		if !ok {
+	// Sorted, they count from zero: with a gap, one stands too low.
+	for i, id := range ids {
+		if uint32(i) != id {
 			return d, fmt.Errorf("%w: %s is missing, but later index files are there",
-				ErrDamaged, filepath.Join(indexDir, segment.IndexName(id)))
+				ErrDamaged, filepath.Join(indexDir, segment.IndexName(uint32(i))))
 		}
-		d.index = append(d.index, size)
 	}
-	d.data, err = sizes(dataDir, 'd')
-	return d, err
+	d.index = make([]int64, len(ids))
+	for _, id := range ids {
+		path := filepath.Join(indexDir, segment.IndexName(id))
+		size, there, err := fileSize(path)
+		if err == nil && !there {
+			err = fmt.Errorf("%s is gone", path)
+		}
+		if err != nil {
+			return d, fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+		d.index[id] = size
+	}
+	return d, nil
+}
+
+// fileIDs lists the ids of the files of one kind in a folder, in order.
+func fileIDs(dir string, prefix byte) ([]uint32, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var ids []uint32
+	for {
+		names, err := f.Readdirnames(1024)
+		for _, name := range names {
+			if id, ok := segment.ParseName(prefix, name); ok {
+				ids = append(ids, id)
+			}
+		}
+		if err == io.EOF {
+			slices.Sort(ids)
+			return ids, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 }
 
 func sizes(dir string, prefix byte) (map[uint32]int64, error) {
@@ -230,15 +284,6 @@ func sizes(dir string, prefix byte) (map[uint32]int64, error) {
 		m[id] = fi.Size()
 	}
 	return m, nil
-}
-
-func (d folder) dataHasEntries(dir string) bool {
-	for _, size := range d.data {
-		if size > segment.DataHeaderSize {
-			return true
-		}
-	}
-	return false
 }
 
 // loader builds the state of a namespace.
@@ -291,9 +336,19 @@ func (l *loader) fresh() error {
 	return l.index.create()
 }
 
-// freshOverEmpty is fresh after a crash that left a first data file.
-func (l *loader) freshOverEmpty() error {
-	for id := range l.files.data {
+// withoutIndex makes the first pair of a namespace that has no index files, also
+// after a crash that left a first data file without entries.
+func (l *loader) withoutIndex() error {
+	data, err := sizes(l.n.dataDir, 'd')
+	if err != nil {
+		return err
+	}
+	for _, size := range data {
+		if size > segment.DataHeaderSize {
+			return fmt.Errorf("%w: %s has data files but no index: rebuild it with Reindex", ErrDamaged, l.n.indexDir)
+		}
+	}
+	for id := range data {
 		if err := os.Remove(l.data.path(id)); err != nil {
 			return err
 		}
@@ -304,31 +359,40 @@ func (l *loader) freshOverEmpty() error {
 // ours says whether the files can be what this server left when it wrote c, or
 // later, before a crash. A real zdb that ran since is seen by its pairs, or
 // by files that changed after a clean end.
-func (l *loader) ours(c *checkpointFile) bool {
+func (l *loader) ours(c *checkpointFile) (bool, error) {
 	have, want := l.files.index, c.lengths
 	last := len(want) - 1
 	if last < 0 || len(have) < len(want)-1 || len(have) > len(want)+1 || (len(have) > len(want) && !c.closed) {
-		return false
+		return false, nil
 	}
 	for i, length := range want {
 		if i < len(have) && have[i] < length || i != last && have[i] != length {
-			return false
+			return false, nil
 		}
 	}
 	if len(have) < len(want) { // dropEmptyPair took it
-		return want[last] <= segment.IndexHeaderSize
+		return want[last] <= segment.IndexHeaderSize, nil
 	}
-	size, there := l.files.data[uint32(last)]
+	size, there, err := l.files.dataSize(uint32(last))
+	if err != nil {
+		return false, err
+	}
 	if c.closed {
-		return (!there || c.dataOff == 0 || size == c.dataOff) && (!c.clean || len(have) == len(want)) && have[last] == want[last]
+		return (!there || c.dataOff == 0 || size == c.dataOff) && (!c.clean || len(have) == len(want)) && have[last] == want[last], nil
 	}
-	return there && size >= c.dataOff && (!c.clean || (size == c.dataOff && have[last] == want[last]))
+	return there && size >= c.dataOff && (!c.clean || (size == c.dataOff && have[last] == want[last])), nil
 }
 
 // openIndex checks the headers of the index files and takes them in with the
-// given lengths. A last file without a whole header gets one.
-func (l *loader) openIndex(lengths []int64) error {
+// given lengths. A last file without a whole header gets one. Of files that our
+// own checkpoint vouches for (known), some at both ends are enough: half a million
+// need not be opened at each start.
+func (l *loader) openIndex(lengths []int64, known bool) error {
+	const some = 8
 	for id := range lengths {
+		if known && id >= some && id < len(lengths)-some {
+			continue
+		}
 		m, err := l.indexHeader(uint32(id), id == len(lengths)-1)
 		if err != nil {
 			return err
@@ -339,6 +403,7 @@ func (l *loader) openIndex(lengths []int64) error {
 					ErrOptions, l.n.IndexPath(uint32(id)), m, want)
 			}
 			l.index = newIndex(l.n.indexDir, m)
+			l.index.files = make([]indexFile, 0, len(lengths)+len(lengths)/8+1)
 		}
 		l.index.mode = m // as the reference does: the last one wins
 	}

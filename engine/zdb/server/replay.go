@@ -20,7 +20,7 @@ func (l *loader) resume(ctx context.Context, c *checkpointFile) error {
 	if len(l.files.index) < len(lengths) {
 		lengths, c.closed, c.dataOff = lengths[:len(lengths)-1], true, 0 // how long the one before is, is not known
 	}
-	if err := l.openIndex(lengths); err != nil {
+	if err := l.openIndex(lengths, true); err != nil {
 		return err
 	}
 	if l.index.mode != c.mode {
@@ -59,7 +59,10 @@ func (l *loader) resumeData(ctx context.Context, c *checkpointFile) error {
 		return l.openLog(ctx, x.lastID(), c.dataOff)
 	}
 	next := uint32(len(x.files))
-	size, there := l.files.data[next]
+	size, there, err := l.files.dataSize(next)
+	if err != nil {
+		return err
+	}
 	if len(l.files.index) > len(x.files) { // made after the checkpoint: made again by the replay
 		if err := os.Remove(l.n.IndexPath(next)); err != nil {
 			return err
@@ -183,7 +186,7 @@ func applyEntry(x *index, e *segment.DataEntry, file, offset uint32) error {
 // appended to when its data file is missing, shorter than the index says, or
 // damaged at its end: old offsets would then answer with new bytes.
 func (l *loader) adopt(ctx context.Context) error {
-	if err := l.openIndex(l.files.index); err != nil {
+	if err := l.openIndex(l.files.index, false); err != nil {
 		return err
 	}
 	for id, length := range l.files.index {
@@ -207,7 +210,10 @@ func (l *loader) adopt(ctx context.Context) error {
 			l.index.dirty[uint32(id)] = struct{}{}
 		}
 	}
-	size, there := l.files.data[tail.file]
+	size, there, err := l.files.dataSize(tail.file)
+	if err != nil {
+		return err
+	}
 	if !there || size < tail.end {
 		if !there && l.index.slots == 0 && len(l.files.index) == 1 {
 			return l.freshData()
