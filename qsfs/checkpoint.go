@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/crypto/blake2b"
 
+	"github.com/threefoldtech/quantumd/engine/zdb/segment"
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
 	"github.com/threefoldtech/quantumd/internal/boottime"
 	"github.com/threefoldtech/quantumd/qsfs/client"
@@ -200,6 +201,10 @@ func (c *checkpointer) cut(ctx context.Context) (*cutState, error) {
 		c.unstage(cut)
 		return nil, err
 	}
+	if err := c.verifyCopies(ctx, cut); err != nil {
+		c.unstage(cut)
+		return nil, err
+	}
 	if len(files) == 0 && !c.rewrite.Load() {
 		c.committedCut.Store(n)
 		c.dirty.committed()
@@ -323,8 +328,16 @@ func (c *checkpointer) stageDescriptor(p *space, seq uint64) (staged, bool, erro
 	if err != nil {
 		return staged{}, false, err
 	}
-	if ref, ok := p.stored(store.KindDescriptor, 0); ok && ref.Checksum == checksum(text) {
+	ref, ok := p.stored(store.KindDescriptor, 0)
+	if ok && ref.Checksum == checksum(text) {
 		return staged{}, false, nil
+	}
+	if d, err := segment.DecodeDescriptor(text); err != nil || d.Name != p.name {
+		if ok { // what is stored stays: damage never replaces it
+			c.sys.happened(context.Background(), eventDamage, p.descriptorPath(), "the descriptor is damaged here; the stored one stays: %v", err)
+			return staged{}, false, nil
+		}
+		return staged{}, false, fmt.Errorf("%s is damaged: %w", p.descriptorPath(), err)
 	}
 	s := staged{space: p, kind: store.KindDescriptor, generation: int64(seq), length: int64(len(text)), copied: true}
 	if err := os.WriteFile(c.source(s, seq), text, 0o600); err != nil {

@@ -198,7 +198,7 @@ func (s *System) setAside(p *space, id uint32, file string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", &PathError{Path: dir, Err: err}
 	}
-	aside := filepath.Join(dir, fmt.Sprintf("%s-d%d-%s", p.name, id, time.Now().UTC().Format("20060102T150405.000000")))
+	aside := s.asideName(fmt.Sprintf("%s-d%d", p.name, id))
 	if err := os.Rename(file, aside); err != nil {
 		return "", err
 	}
@@ -218,6 +218,10 @@ func (s *System) setAside(p *space, id uint32, file string) (string, error) {
 		entries = entries[1:]
 	}
 	return aside, nil
+}
+
+func (s *System) asideName(of string) string {
+	return filepath.Join(s.layout.damaged(), of+"-"+time.Now().UTC().Format("20060102T150405.000000"))
 }
 
 func syncFolder(dir string) error {
@@ -341,7 +345,7 @@ func (s *System) grownDamaged() error {
 // that differs from what was stored then is mended, never stored over it.
 func (u *uploader) storedBefore(ctx context.Context, item store.Item, path string) (bool, error) {
 	s := u.sys
-	if item.Kind != store.KindData {
+	if item.Kind != store.KindData || s.layout.isCopy(item.Source) {
 		return false, nil
 	}
 	obj, err := s.engine.Lookup(ctx, s.objectPath(path))
@@ -379,7 +383,13 @@ func (u *uploader) storedBefore(ctx context.Context, item store.Item, path strin
 // and its object is good.
 func (s *System) scrubLocal(ctx context.Context, row store.File, objectGood bool) {
 	p := s.check.space(row.Namespace)
-	if p == nil || row.Kind != store.KindData || row.State == store.FilePending {
+	if p == nil || row.State == store.FilePending {
+		return
+	}
+	if row.Kind == store.KindIndex && objectGood {
+		s.scrubIndex(ctx, p, row)
+	}
+	if row.Kind != store.KindData {
 		return
 	}
 	id := uint32(row.FileID)

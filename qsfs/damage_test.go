@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/threefoldtech/quantumd/engine/zdb/segment"
 	"github.com/threefoldtech/quantumd/internal/testenv"
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/client"
@@ -246,4 +247,73 @@ func damageSome(t *testing.T, f *testenv.Frontend, rnd *rand.Rand) string {
 		}
 	}
 	return "nothing"
+}
+
+// rotIndex flips a bit of what a live entry of an index file says of its data entry.
+func rotIndex(t *testing.T, file string, nr int) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	for slot := uint32(0); segment.SlotOffset(slot) < int64(len(text)); slot++ {
+		at := segment.SlotOffset(slot)
+		e, err := segment.DecodeIndexEntry(text[at : at+segment.SeqSlotSize])
+		require.NoError(t, err)
+		if e.Deleted() {
+			continue
+		}
+		if nr--; nr < 0 {
+			flip(t, file, at+2) // of its offset
+			return
+		}
+	}
+	t.Fatal("too few live entries")
+}
+
+// An index file that the disk changed is put right from what was stored, and never
+// stored over it: when a deep scrub looks at one that did not change, and before a
+// cut that stores one that did.
+func TestIndexDamageIsPutRight(t *testing.T) {
+	t.Parallel()
+	env := testenv.New(t, testenv.Options{})
+	f := env.Frontend(t)
+	files := writeSome(t, f, "a", "b", "c")
+	f.MustSync(t)
+	index := rowsOf(t, f, store.KindIndex)
+	var data, meta store.File
+	for _, row := range index {
+		if row.Namespace == "zdbfs-data" && data.Path == "" {
+			data = row
+		} else if row.Namespace == "zdbfs-meta" && meta.Path == "" {
+			meta = row
+		}
+	}
+	before, err := os.ReadFile(localData(f, data))
+	require.NoError(t, err)
+	rotIndex(t, localData(f, data), 2)
+	r := scrub(t, f, client.ScrubRequest{Deep: true})
+	assert.Empty(t, r.Damage)
+	after, err := os.ReadFile(localData(f, data))
+	require.NoError(t, err)
+	assert.Equal(t, before, after)
+	require.Len(t, setAside(t, f), 1)
+	events, err := f.Events(t.Context(), data.Path, 10)
+	require.NoError(t, err)
+	require.NotEmpty(t, events.Events)
+	assert.Contains(t, events.Events[0].Message, "1 entries of the local file differed")
+
+	// In one that changes: a's inode is damaged, b's is written.
+	rotIndex(t, localData(f, meta), 3)
+	files["b"] = random(9, 10_000)
+	f.Write(t, "b", files["b"])
+	f.MustSync(t)
+	events, err = f.Events(t.Context(), meta.Path, 10)
+	require.NoError(t, err)
+	require.NotEmpty(t, events.Events)
+	assert.Contains(t, events.Events[0].Message, "1 entries were damaged here")
+	sameFiles(t, f, files)
+	require.NoError(t, f.Stop())
+	again := env.FrontendIn(t, f.Dir)
+	sameFiles(t, again, files)
+	require.NoError(t, again.Stop())
+	sameAfterRestore(t, env, files)
 }
