@@ -73,7 +73,7 @@ type cutState struct {
 }
 
 func (c *checkpointer) run(ctx context.Context) {
-	timer := time.NewTimer(c.sys.cfg.RotateTime().Std())
+	timer := time.NewTimer(c.sys.settings().RotateTime().Std())
 	defer timer.Stop()
 	for {
 		var waiting []chan<- syncResult
@@ -100,7 +100,7 @@ func (c *checkpointer) run(ctx context.Context) {
 		for _, w := range waiting {
 			w <- syncResult{report, err}
 		}
-		timer.Reset(c.sys.cfg.RotateTime().Std())
+		timer.Reset(c.sys.settings().RotateTime().Std())
 	}
 }
 

@@ -123,7 +123,7 @@ func (s *System) cacheBytes() (int64, error) {
 
 // cacheLimit is cache_size, or half of what is free where that is less.
 func (s *System) cacheLimit(used int64) int64 {
-	limit := int64(s.cfg.CacheSize)
+	limit := int64(s.settings().CacheSize)
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(s.layout.Root, &fs); err == nil {
 		limit = min(limit, (int64(fs.Bavail)*int64(fs.Bsize)+used)/2)

@@ -21,3 +21,16 @@ func HangStatus(s *System, f func()) func() {
 		s.recent.look = s.Status
 	}
 }
+
+// WithProbe adds a part to what Alive asks.
+func WithProbe(f func(context.Context)) Option { return func(o *options) { o.probe = f } }
+
+// StopHealth has the look at the backends seem to hang.
+func StopHealth(s *System) { s.healthPulse.at.Store(1) }
+
+// Workers is the number of uploaders.
+func Workers(s *System) int {
+	s.workers.mu.Lock()
+	defer s.workers.mu.Unlock()
+	return len(s.workers.stops)
+}

@@ -44,6 +44,7 @@ type loss struct {
 // run looks until ctx ends.
 func (w *healthWatch) run(ctx context.Context) {
 	for {
+		w.sys.healthPulse.beat()
 		w.look(ctx)
 		if !wait(ctx, min(healthEvery, w.sys.fence.id.Lease/3)) {
 			return

@@ -52,3 +52,13 @@ func (s shown) Events(ctx context.Context, limit int) ([]client.Event, error) {
 }
 
 func (s shown) Changed() <-chan struct{} { return s.sys.changed.next() }
+
+// ServedAt has status tell where [System.Handler] is served.
+func (s *System) ServedAt(url string) { s.web.Store(&url) }
+
+func (s *System) servedAt() string {
+	if url := s.web.Load(); url != nil {
+		return *url
+	}
+	return ""
+}

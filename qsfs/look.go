@@ -14,7 +14,8 @@ import (
 // the dashboard, the service manager. There is at most one look under way, and
 // nobody waits for it longer than he likes.
 type snapshots struct {
-	look func(context.Context) (*client.Status, error)
+	look   func(context.Context) (*client.Status, error)
+	failed func() // is called for each look that failed
 
 	mu      sync.Mutex
 	last    *client.Status // must not be changed
@@ -71,7 +72,9 @@ func (s *snapshots) refresh(maxAge time.Duration) <-chan struct{} {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.running, s.err = nil, err
-		if err == nil {
+		if err != nil {
+			s.failed()
+		} else {
 			s.last, s.at, s.took = st, boottime.Now(), boottime.Now()-began
 		}
 	})

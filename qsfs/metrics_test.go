@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -71,7 +73,11 @@ func eventually(t testing.TB, g prometheus.Gatherer, what string, ok func(map[st
 	t.Helper()
 	var last map[string]float64
 	if !assert.Eventually(t, func() bool { last = values(t, g); return ok(last) }, 40*time.Second, 50*time.Millisecond, what) {
-		t.Fatalf("%s; the metrics are %v", what, last)
+		names := slices.Sorted(maps.Keys(last))
+		for _, name := range names {
+			t.Logf("%s %v", name, last[name])
+		}
+		t.FailNow()
 	}
 	return last
 }

@@ -112,7 +112,7 @@ func (p *pusher) round(ctx context.Context, client *http.Client) {
 
 func (p *pusher) pusher(client *http.Client, address string) *push.Pusher {
 	bare, user := splitUser(address)
-	pusher := push.New(bare, pushJob).Client(client).Gatherer(p.gather).Grouping("instance", p.host).Grouping("deployment", deploymentLabel(p.sys.cfg))
+	pusher := push.New(bare, pushJob).Client(client).Gatherer(p.gather).Grouping("instance", p.host).Grouping("system", deploymentLabel(p.sys.cfg)) // deployment is a label of each metric
 	if user != nil {
 		password, _ := user.Password()
 		pusher = pusher.BasicAuth(user.Username(), password)

@@ -290,7 +290,7 @@ func (s *System) independent(report zstor.Report, gone map[string]int) error {
 // pace keeps the rebuild below replace.rate: what it writes, and the k times as
 // much that it reads for that.
 func (p *rebuildPass) pace(ctx context.Context, written int64, took time.Duration) error {
-	rate := int64(p.s.cfg.Replace.Rate)
+	rate := int64(p.s.settings().Replace.Rate)
 	if rate <= 0 || written == 0 {
 		return nil
 	}

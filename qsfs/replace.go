@@ -278,7 +278,7 @@ func (r *replacer) grace(ctx context.Context, p *store.Replacement) error {
 	if r.revive(ctx, p) {
 		return nil // the next look says whether it works
 	}
-	if l.lasted < r.sys.cfg.Replace.After.Std() {
+	if l.lasted < r.sys.settings().Replace.After.Std() {
 		return nil
 	}
 	if why := r.forbidden(ctx, p); why != "" {
@@ -324,7 +324,7 @@ func (r *replacer) revive(ctx context.Context, p *store.Replacement) bool {
 // forbidden says why a backend is not replaced without being asked; empty: it
 // may be.
 func (r *replacer) forbidden(ctx context.Context, p *store.Replacement) string {
-	c := r.sys.cfg.Replace
+	c := r.sys.settings().Replace
 	if !r.sys.replaces(ctx) {
 		return "replacing by itself is switched off; `quantumd replace " + p.Backend + "` does it"
 	}
@@ -347,7 +347,7 @@ func (r *replacer) forbidden(ctx context.Context, p *store.Replacement) string {
 // replaces says whether lost backends are replaced without being asked: auto
 // means where that costs no money, on this machine or by a listed spare.
 func (s *System) replaces(ctx context.Context) bool {
-	switch s.cfg.Replace.Enabled {
+	switch s.settings().Replace.Enabled {
 	case "true":
 		return true
 	case "false":
@@ -514,7 +514,7 @@ func (s *System) replacementInWords(p store.Replacement) string {
 	text := ""
 	switch p.Step {
 	case client.ReplaceGrace:
-		text = fmt.Sprintf("backend %s is lost (%s); it is replaced when it stays away for %s", p.Backend, p.Reason, s.cfg.Replace.After)
+		text = fmt.Sprintf("backend %s is lost (%s); it is replaced when it stays away for %s", p.Backend, p.Reason, s.settings().Replace.After)
 	case client.ReplaceProvision:
 		text = fmt.Sprintf("backend %s is being replaced: looking for another one", p.Backend)
 	case client.ReplaceReload:

@@ -219,10 +219,11 @@ func (s *System) treeSize() int64 {
 func (s *System) startWork(ctx context.Context, stops *stopStack) error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var work sync.WaitGroup
-	for i := range s.cfg.UploadWorkers {
+	s.workers = &uploadWorkers{ctx: ctx, start: func(ctx, idle context.Context, i int) {
 		u := &uploader{sys: s, log: s.log.With("component", "upload"), name: fmt.Sprintf("worker-%d", i)}
-		work.Go(func() { u.run(ctx) })
-	}
+		u.run(ctx, idle)
+	}}
+	s.workers.set(s.cfg.UploadWorkers)
 	work.Go(func() { s.check.run(ctx) })
 	work.Go(func() { s.health.run(ctx) })
 	work.Go(func() { s.replacing.run(ctx) })
@@ -231,6 +232,7 @@ func (s *System) startWork(ctx context.Context, stops *stopStack) error {
 	work.Go(func() { s.mendFound(ctx) })
 	stops.push(func() error {
 		cancel()
+		s.workers.end()
 		work.Wait()
 		return nil
 	})

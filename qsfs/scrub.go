@@ -143,7 +143,7 @@ func (st *scrubState) copyReport() *client.ScrubReport {
 func jittered(d time.Duration) time.Duration { return d - d/10 + rand.N(d/5+1) }
 
 func (b *scrubber) every(k scrubKind) time.Duration {
-	whole := b.sys.cfg.ScrubInterval.Std()
+	whole := b.sys.settings().ScrubInterval.Std()
 	if k == scrubNightly && whole != 0 {
 		return nightlyEvery
 	}

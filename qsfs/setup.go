@@ -109,12 +109,16 @@ func (s *System) serviceList(o SetupOptions, program string) ([]services.Service
 		After: names, Notify: true, Mountpoint: s.cfg.QSFSMountpoint, RuntimeDir: "qsfs",
 		Writable:     []string{s.layout.Root, s.layout.State, s.layout.Run, filepath.Dir(s.layout.Database)},
 		StartTimeout: 5 * time.Minute, StopTimeout: 10 * time.Minute,
+		ReloadSignal: syscall.SIGHUP, Watchdog: watchdogTime,
 	}
 	for name := range o.Secrets {
 		daemon.Credentials = append(daemon.Credentials, services.Credential{Name: name, Path: s.secretPath(name)})
 	}
 	return append(list, daemon), nil
 }
+
+// watchdogTime is longer than any disk should stand still.
+const watchdogTime = 3 * time.Minute
 
 func (s *System) secretPath(name string) string {
 	return filepath.Join(s.layout.State, "secrets", name)

@@ -16,7 +16,7 @@ import (
 func (s *System) Status(ctx context.Context) (*client.Status, error) {
 	st := &client.Status{Schema: client.SchemaVersion, State: s.stateNow(), PID: os.Getpid(), Notes: []string{},
 		Backends: []client.Backend{}, Replacements: []client.Replacement{}, Namespaces: []client.Namespace{}, Redundancy: []client.Redundancy{},
-		Started: s.started, Mount: client.Mount{Path: s.cfg.QSFSMountpoint}}
+		Started: s.started, Dashboard: s.servedAt(), Mount: client.Mount{Path: s.cfg.QSFSMountpoint}}
 	st.Services = []client.Service{{Name: "quantumd", State: st.State}}
 	if err := s.serving(); err != nil {
 		return st, nil // nothing more is known yet
@@ -38,6 +38,7 @@ func (s *System) Status(ctx context.Context) (*client.Status, error) {
 	s.checkpointStatus(st)
 	s.scrubStatus(st)
 	s.promiseNotes(st)
+	s.reloadStatus(st)
 	if err := s.roomStatus(st); err != nil {
 		return nil, err
 	}

@@ -80,8 +80,15 @@ type System struct {
 	meters  *meters
 	recent  *snapshots
 	live    atomic.Pointer[config.Config] // the configuration as reloaded
-	started time.Time
-	set     atomic.Pointer[generation] // the backends in use
+
+	reloading   sync.Mutex
+	reloadNote  atomic.Pointer[reloadState]
+	workers     *uploadWorkers
+	healthPulse pulse
+	probing     running
+	web         atomic.Pointer[string]
+	started     time.Time
+	set         atomic.Pointer[generation] // the backends in use
 
 	mu      sync.Mutex
 	mounted *mount.Mounted
@@ -108,7 +115,9 @@ type options struct {
 	manager     services.ServiceManager
 	programs    Programs
 	version     string
-	pushAuto    string // the pushgateway that auto asks for
+	level       func(string)
+	probe       func(context.Context) // a test's part of Alive
+	pushAuto    string                // the pushgateway that auto asks for
 	pushEvery   time.Duration
 }
 
@@ -167,6 +176,9 @@ func WithDrainTime(d time.Duration) Option { return func(o *options) { o.drain =
 // WithVersion names the program in metrics.
 func WithVersion(v string) Option { return func(o *options) { o.version = v } }
 
+// WithLogLevel is called with log_level when a reload changes it.
+func WithLogLevel(f func(level string)) Option { return func(o *options) { o.level = f } }
+
 // WithPushgateway changes which pushgateway `metrics.pushgateway: auto` asks
 // for, and the pause between two pushes. Empty and zero: http://127.0.0.1:9091,
 // and 15 s.
@@ -212,7 +224,7 @@ func Open(_ context.Context, cfg *config.Config, opts ...Option) (*System, error
 	}
 	s := &System{cfg: cfg, layout: *o.layout, opts: o, log: o.logger, ready: make(chan struct{}), changed: newSignal(), state: "starting"}
 	s.meters = newMeters(deploymentLabel(cfg))
-	s.recent = &snapshots{look: s.Status}
+	s.recent = &snapshots{look: s.Status, failed: s.meters.statusFailed.Inc}
 	s.started = time.Now()
 	s.events = s.newEvents()
 	if o.provisioner == nil {

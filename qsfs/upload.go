@@ -27,10 +27,11 @@ type uploader struct {
 	name string
 }
 
-func (u *uploader) run(ctx context.Context) {
+// run uploads until idle ends; ctx, its parent, ends what it is at as well.
+func (u *uploader) run(ctx, idle context.Context) {
 	queue := u.sys.store.Queue()
 	for {
-		if err := queue.Wait(ctx); err != nil {
+		if err := queue.Wait(idle); err != nil {
 			return // the context, or the queue is closed
 		}
 		lease, ok, err := queue.Claim(ctx, u.name, uploadLease)

@@ -269,7 +269,7 @@ func (s *System) whyNotes(why *client.Why, b *behind) {
 		states[f.State]++
 	}
 	if n := states["open"]; n > 0 && b.safe != tree.Safe {
-		note("%d files are open, or not cut yet: the next checkpoint stores them, within %s, or at once with `quantumd sync`", n, s.cfg.RotateTime())
+		note("%d files are open, or not cut yet: the next checkpoint stores them, within %s, or at once with `quantumd sync`", n, s.settings().RotateTime())
 	}
 	if n := states[string(store.ItemFailed)]; n > 0 {
 		note("%d files could not be stored yet and are tried again: `quantumd queue retry` does it now", n)

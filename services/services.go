@@ -47,6 +47,7 @@ type Service struct {
 	RestartDelay time.Duration // after an unexpected end; zero: 2 s
 	SuccessExit  []int         // exit codes after a stop that are no failure, beside 0
 	ReloadSignal syscall.Signal
+	Watchdog     time.Duration // with Notify: without a sign of life for so long it is ended and started again (systemd); zero: not watched
 
 	Mountpoint  string   // a FUSE mount that this program makes: left visible, and cleared when dead
 	Writable    []string // folders that it writes

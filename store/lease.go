@@ -118,7 +118,7 @@ func (q *RetryQueue) promoteTx(ctx context.Context, tx bun.Tx, ended []int64) er
 		return err
 	}
 	// A clock that was ahead when a delay was stored must not hold the item.
-	latest := now + q.retryMax.Milliseconds()
+	latest := now + q.retryMax().Milliseconds()
 	if err := exec(`UPDATE {queue} SET next_at = ? WHERE ready = 0 AND leased = 0 AND next_at > ?`, latest, latest); err != nil {
 		return err
 	}
@@ -229,11 +229,12 @@ func (q *RetryQueue) Fail(ctx context.Context, l Lease, cause error) error {
 // delay is the time between a number of failures and the next try: between
 // half of the doubled delay and all of it.
 func (q *RetryQueue) delay(tries int) time.Duration {
+	longest := q.retryMax()
 	d := q.retryMin
-	for i := 1; i < tries && d < q.retryMax; i++ {
+	for i := 1; i < tries && d < longest; i++ {
 		d *= 2
 	}
-	d = min(d, q.retryMax)
+	d = min(d, longest)
 	return d/2 + rand.N(d/2+1)
 }
 

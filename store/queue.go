@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/uptrace/bun"
@@ -74,8 +75,9 @@ const (
 // Stats.OldestAge tells how long the oldest one has.
 type RetryQueue struct {
 	*base
-	retryMin, retryMax time.Duration
-	session            string // of this RetryQueue; leases carry it
+	retryMin time.Duration
+	longest  atomic.Int64 // delay between two tries, ns
+	session  string       // of this RetryQueue; leases carry it
 
 	mu     sync.Mutex
 	wake   chan struct{}           // closed and replaced when something may be claimable
@@ -141,11 +143,26 @@ func newQueue(b *base, first, longest time.Duration) *RetryQueue {
 	if first <= 0 {
 		first = DefaultRetryMin
 	}
-	return &RetryQueue{
-		base: b, retryMin: min(first, longest), retryMax: longest, session: rand.Text(),
+	q := &RetryQueue{
+		base: b, retryMin: first, session: rand.Text(),
 		wake: make(chan struct{}), leases: map[int64]time.Duration{},
 	}
+	q.longest.Store(int64(longest))
+	return q
 }
+
+// SetRetryInterval changes the longest delay between two tries, also of items
+// that wait already.
+func (q *RetryQueue) SetRetryInterval(longest time.Duration) {
+	if longest <= 0 {
+		longest = DefaultRetryInterval
+	}
+	if q.longest.Swap(int64(longest)) != int64(longest) {
+		q.signal()
+	}
+}
+
+func (q *RetryQueue) retryMax() time.Duration { return time.Duration(q.longest.Load()) }
 
 // releaseAll gives back the leases of other sessions.
 func (q *RetryQueue) releaseAll(ctx context.Context) error {

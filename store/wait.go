@@ -97,7 +97,7 @@ func (q *RetryQueue) look(ctx context.Context) (next time.Duration, ahead bool, 
 	if err != nil {
 		return 0, false, err
 	}
-	ahead = lateLease || last.Valid && last.Int64 > now+q.retryMax.Milliseconds()
+	ahead = lateLease || last.Valid && last.Int64 > now+q.retryMax().Milliseconds()
 	if ready {
 		return 0, ahead, nil
 	}

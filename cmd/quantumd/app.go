@@ -31,6 +31,8 @@ type app struct {
 	environ        []string
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	level          *slog.LevelVar // of every logger; nil before the first
+	logFormat      string
 }
 
 func (a *app) getenv(name string) string {
@@ -74,7 +76,14 @@ func (a *app) loadConfig(tolerate bool) (*config.Config, error) {
 		a.notef("%s", w)
 	}
 	a.place(cfg)
-	return cfg, cfg.Validate()
+	if err := cfg.Validate(); err != nil {
+		return cfg, err
+	}
+	if a.level == nil { // later a reload says so
+		a.setLevel(cfg.LogLevel)
+		a.logFormat = cfg.LogFormat
+	}
+	return cfg, nil
 }
 
 // place fits a configuration to --dir and --root: a mount below the folder, a
@@ -194,12 +203,33 @@ func (a *app) client() *client.Client {
 }
 
 func (a *app) logger() *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(a.globals.LogLevel)) // the grammar allows only levels
-	if a.globals.LogJSON {
-		return slog.New(slog.NewJSONHandler(a.stderr, &slog.HandlerOptions{Level: level}))
+	if a.level == nil {
+		a.level = new(slog.LevelVar)
+		a.setLevel("warn")
 	}
-	return slog.New(tint.NewTextHandler(a.stderr, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: !a.terminal(a.stderr)}))
+	if a.globals.LogJSON || a.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(a.stderr, &slog.HandlerOptions{Level: a.level}))
+	}
+	return slog.New(tint.NewTextHandler(a.stderr, &tint.Options{Level: a.level, TimeFormat: time.TimeOnly, NoColor: !a.terminal(a.stderr)}))
+}
+
+// setLevel sets the least level that is logged, also of loggers that are in
+// use; --log-level wins.
+func (a *app) setLevel(name string) {
+	if a.level == nil {
+		a.level = new(slog.LevelVar)
+	}
+	var level slog.Level
+	if level.UnmarshalText([]byte(either(a.globals.LogLevel, name))) == nil { // both are checked where they are read
+		a.level.Set(level)
+	}
+}
+
+func either(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
 }
 
 func (a *app) terminal(stream any) bool {

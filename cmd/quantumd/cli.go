@@ -16,7 +16,7 @@ type Globals struct {
 	JSON     bool              `name:"json" help:"Print results as JSON."`
 	Yes      bool              `short:"y" help:"Do not ask."`
 	DryRun   bool              `help:"Say what would be done, and change nothing."`
-	LogLevel string            `enum:"debug,info,warn,error" default:"warn" help:"Least level that is logged (debug, info, warn, error)."`
+	LogLevel string            `enum:",debug,info,warn,error" default:"" help:"Least level that is logged (debug, info, warn, error); else log_level."`
 	LogJSON  bool              `name:"log-json" help:"Log as JSON."`
 	Root     string            `hidden:"" placeholder:"DIR" help:"Put DIR before every system path."`
 }

@@ -4,15 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/config"
@@ -148,8 +146,10 @@ func (r *runner) run(ctx context.Context) error {
 	bars := a.progress()
 	defer bars.end()
 	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	opts := []qsfs.Option{qsfs.WithLayout(a.layout(r.cfg)), qsfs.WithProvisioner(p), qsfs.WithLogger(a.logger()),
-		qsfs.WithObserver(bars.observe), qsfs.WithRegisterer(registry), qsfs.WithStop(stop), qsfs.WithLease(r.lease), qsfs.WithDrainTime(r.drain)}
+		qsfs.WithObserver(bars.observe), qsfs.WithRegisterer(registry), qsfs.WithVersion(version()),
+		qsfs.WithLogLevel(a.setLevel), qsfs.WithStop(stop), qsfs.WithLease(r.lease), qsfs.WithDrainTime(r.drain)}
 	if r.children {
 		external, err := a.external(r.cfg, a.layout(r.cfg))
 		if err != nil {
@@ -167,24 +167,33 @@ func (r *runner) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	closeWeb := r.serveWeb(sys, registry)
 	ended := make(chan error, 1)
 	go func() { ended <- sys.Run(ctx) }()
 	select {
 	case err := <-ended:
-		return err
+		return errors.Join(err, closeWeb())
 	case <-sys.Ready():
 	}
-	closeMetrics, err := r.serveMetrics(sys, registry)
-	if err != nil {
-		a.notef("metrics are not served: %v (name another address with --set 'metrics={listen: \"127.0.0.1:0\"}', or metrics in the configuration)", err)
-	}
 	r.greet(sys)
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // no service manager: nobody to tell
+	told := make(chan struct{})
 	go func() {
-		<-ctx.Done()
-		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+		defer close(told)
+		newNotifier(a, sys, r.reload, stop).run(ctx)
 	}()
-	return errors.Join(<-ended, closeMetrics())
+	err = <-ended
+	stop()
+	<-told
+	return errors.Join(err, closeWeb())
+}
+
+// reload reads the configuration again, as it was read at the start.
+func (r *runner) reload() (*config.Config, error) {
+	cfg, err := r.app.loadConfig(true)
+	if err == nil {
+		cfg.QSFSMountpoint = r.cfg.QSFSMountpoint // perhaps of --mount
+	}
+	return cfg, err
 }
 
 // greet says where everything is.
@@ -202,38 +211,6 @@ func (r *runner) greet(sys *qsfs.System) {
 	a.notef("status: quantumd status%s", flags)
 	a.notef("sync:   quantumd sync%s", flags)
 	a.notef("stop:   Ctrl-C, or quantumd stop%s", flags)
-}
-
-// serveMetrics serves /metrics, /healthz and /readyz.
-func (r *runner) serveMetrics(sys *qsfs.System, registry *prometheus.Registry) (func() error, error) {
-	addr := r.cfg.Metrics.Listen
-	none := func() error { return nil }
-	if addr == "off" {
-		return none, nil
-	}
-	if r.cfg.PrometheusPort != 0 {
-		host, _, err := net.SplitHostPort(addr)
-		if err != nil {
-			return none, err
-		}
-		addr = net.JoinHostPort(host, fmt.Sprint(r.cfg.PrometheusPort))
-	}
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return none, err
-	}
-	srv := &http.Server{Handler: sys.Handler(registry), ReadHeaderTimeout: 10 * time.Second}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = srv.Serve(l) // it ends with Close
-	}()
-	r.app.notef("metrics: http://%s/metrics", l.Addr())
-	return func() error {
-		err := srv.Close()
-		<-ended
-		return err
-	}, nil
 }
 
 type waitCmd struct {

@@ -46,6 +46,7 @@ type Status struct {
 	Notes        []string      `json:"notes"` // what is degraded, in words
 
 	Started    time.Time    `json:"started,omitzero"` // of this run
+	Dashboard  string       `json:"dashboard,omitempty"`
 	Disk       Disk         `json:"disk"`
 	Namespaces []Namespace  `json:"namespaces"`
 	Redundancy []Redundancy `json:"redundancy"` // of data, then of metadata

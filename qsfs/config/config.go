@@ -67,6 +67,8 @@ type Config struct {
 	ScrubInterval  Duration          `yaml:"scrub_interval"`
 	Metrics        Metrics           `yaml:"metrics"`
 	PrometheusPort int               `yaml:"prometheus_port"`
+	LogLevel       string            `yaml:"log_level"`
+	LogFormat      string            `yaml:"log_format"`
 	Binaries       map[string]Binary `yaml:"binaries"`
 
 	file      string
@@ -144,6 +146,8 @@ func Default() *Config {
 		Replace:              Replace{Enabled: "auto", After: Duration(1800e9), MaxPerDay: 2},
 		ScrubInterval:        Duration(7 * 24 * 3600e9),
 		Metrics:              Metrics{Listen: "127.0.0.1:9092", Pushgateway: "auto"},
+		LogLevel:             "warn",
+		LogFormat:            "text",
 	}
 }
 

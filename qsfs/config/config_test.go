@@ -63,6 +63,7 @@ func TestEveryKeyIsFoundInOrder(t *testing.T) {
 		"engine":     {"external", "{zdb: external}", "{zstor: external}"},
 		"replace":    {"{after: 1m}", "{after: 2m}", "{after: 3m}"}, "scrub_interval": {"1d", "2d", "3d"},
 		"metrics": {"{listen: 'off'}", "{listen: '127.0.0.1:1'}", "{listen: '127.0.0.1:2'}"}, "prometheus_port": {"1", "2", "3"},
+		"log_level": {"debug", "info", "error"}, "log_format": {"json", "x", "y"},
 		"binaries": {"{zdb: {url: a}}", "{zdb: {url: b}}", "{zdb: {url: c}}"},
 	}
 	show := func(c *config.Config, key string) config.Shown {

@@ -68,3 +68,10 @@ func editDistance(a, b string) int {
 	}
 	return row[len(b)]
 }
+
+// Same says whether a key has the same value in two configurations.
+func Same(key string, a, b *Config) bool {
+	x, _ := fieldOf(a, key)
+	y, _ := fieldOf(b, key)
+	return x.IsValid() == y.IsValid() && (!x.IsValid() || reflect.DeepEqual(x.Interface(), y.Interface()))
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"strings"
 
@@ -134,6 +135,8 @@ func (v *validator) words() {
 	oneOf("engine.zdbfs", string(c.Engine.Zdbfs), "embedded", "external")
 	oneOf("hook_ready", c.HookReady, "serve", "wait", "refuse")
 	oneOf("replace.enabled", c.Replace.Enabled, "auto", "true", "false")
+	oneOf("log_level", c.LogLevel, "debug", "info", "warn", "error")
+	oneOf("log_format", c.LogFormat, "text", "json")
 	if c.Network != "" {
 		oneOf("network", c.Network, "main", "test", "qa", "dev")
 	}
@@ -143,6 +146,13 @@ func (v *validator) words() {
 	if l := c.Metrics.Listen; l != "off" {
 		if _, err := netip.ParseAddrPort(l); err != nil {
 			v.bad("metrics.listen", fmt.Sprintf("%q is not IP:PORT", l), "write an address such as 127.0.0.1:9092, or off")
+		}
+	}
+	switch p := c.Metrics.Pushgateway; p {
+	case "auto", "off", "":
+	default:
+		if u, err := url.Parse(p); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			v.bad("metrics.pushgateway", "not auto, off or a URL", "write auto, off, or a URL such as http://192.0.2.1:9091")
 		}
 	}
 }

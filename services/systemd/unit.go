@@ -117,6 +117,9 @@ func (u *unit) execution(s services.Service) {
 	case s.Notify:
 		u.set("Type", "notify")
 		u.set("NotifyAccess", "main")
+		if s.Watchdog > 0 {
+			u.set("WatchdogSec", fmt.Sprintf("%d", int64(s.Watchdog.Seconds())))
+		}
 	default:
 		u.set("Type", "exec")
 	}
