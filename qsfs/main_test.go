@@ -3,6 +3,7 @@ package qsfs_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -39,6 +40,9 @@ func child(spec string) int {
 		return 2
 	}
 	opts := []qsfs.Option{qsfs.Below(dir), qsfs.WithLease(2 * time.Second), qsfs.WithDrainTime(10 * time.Second)}
+	if os.Getenv("QSFS_TEST_LOG") != "" {
+		opts = append(opts, qsfs.WithLogger(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))))
+	}
 	if mountpoint == "-" {
 		opts = append(opts, qsfs.WithoutMount())
 	} else {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/threefoldtech/quantumd/backend/local"
 	"github.com/threefoldtech/quantumd/internal/testenv"
 	"github.com/threefoldtech/quantumd/qsfs"
 )
@@ -76,7 +78,8 @@ func watchMemory(pid int) (stop func() int64) {
 
 type manyFigures struct {
 	start, status, sync time.Duration
-	peak                int64
+	cpu                 time.Duration // of the whole process, with both cores
+	peak                int64         // of anonymous memory
 }
 
 // startMany runs a system of many files in a process of its own, and measures.
@@ -88,7 +91,7 @@ func startMany(t testing.TB, env *testenv.Env, dir string) manyFigures {
 	defer p.kill(t)
 	m.start = time.Since(began)
 	stop := watchMemory(p.cmd.Process.Pid)
-	for range 5 {
+	for range 10 {
 		began = time.Now()
 		_, err := p.client.Status(t.Context())
 		require.NoError(t, err)
@@ -101,6 +104,10 @@ func startMany(t testing.TB, env *testenv.Env, dir string) manyFigures {
 	m.peak = max(stop(), p.peak)
 	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
 	require.NoError(t, p.cmd.Wait(), "%s", p.stderr)
+	m.cpu = p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
+	if os.Getenv("QSFS_TEST_LOG") != "" {
+		t.Log(p.stderr)
+	}
 	return m
 }
 
@@ -123,8 +130,99 @@ func TestManyFiles(t *testing.T) {
 	pairs := manyPairs()
 	dir := manyFrontend(t, env, testenv.Many{Pairs: pairs, Local: pairs, Whole: true})
 	m := startMany(t, env, dir)
-	t.Logf("%d tracked files: start %v, status %v, sync with nothing new %v, peak anonymous memory %d MiB", 2*pairs, m.start, m.status, m.sync, m.peak>>20)
+	t.Logf("%d tracked files: start %v, status %v, sync with nothing new %v, CPU %v, peak anonymous memory %d MiB",
+		2*pairs, m.start, m.status, m.sync, m.cpu, m.peak>>20)
 	require.Less(t, m.start, 20*time.Second)
 	require.Less(t, m.status, 100*time.Millisecond)
 	require.Less(t, m.peak, int64(150<<20))
+}
+
+// Every data file waits in the queue, and every backend is dead: the start does
+// not depend on them, and neither does the status; nor that of a system that
+// does not run.
+func TestManyPendingWithoutBackends(t *testing.T) {
+	p := local.New(filepath.Join(t.TempDir(), "backends"), local.InProcess(nil))
+	env := testenv.New(t, testenv.Options{Provisioner: p})
+	pairs := manyPairs()
+	dir := manyFrontend(t, env, testenv.Many{Pairs: pairs, Local: pairs, Pending: pairs / 2})
+	require.NoError(t, p.Close())
+
+	daemon := startProcess(t, saveConfig(t, env), dir, "-")
+	defer daemon.kill(t)
+	var slowest time.Duration
+	for range 10 {
+		began := time.Now()
+		st, err := daemon.client.Status(t.Context())
+		slowest = max(slowest, time.Since(began))
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, st.Queue.Pending+st.Queue.Uploading+st.Queue.Failed, int64(pairs/2))
+		require.GreaterOrEqual(t, st.LossWindow.Bytes, int64(pairs/2)*smallestFile)
+		require.NotEmpty(t, st.Notes)
+	}
+	daemon.kill(t)
+	began := time.Now()
+	st, err := qsfs.OfflineStatus(t.Context(), qsfs.LayoutBelow(dir))
+	offline := time.Since(began)
+	require.NoError(t, err)
+	exact, err := qsfs.Unsynced(t.Context(), qsfs.LayoutBelow(dir))
+	require.NoError(t, err)
+	require.Equal(t, exact.Bytes, st.LossWindow.Bytes, "the sums are what the files say")
+	t.Logf("%d tracked files, %d pending, no backend: status %v, when stopped %v", 2*pairs, pairs/2, slowest, offline)
+	require.Less(t, slowest, 100*time.Millisecond)
+	require.Less(t, offline, 100*time.Millisecond)
+}
+
+// smallestFile is the length of the data files that Seed makes.
+const smallestFile = 55
+
+func BenchmarkReconcile(b *testing.B) {
+	for _, files := range []int{100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("files=%d", files), func(b *testing.B) {
+			env := testenv.New(b, testenv.Options{})
+			dir := manyFrontend(b, env, testenv.Many{Pairs: files / 2, Local: files / 20, Whole: true})
+			var m manyFigures
+			for b.Loop() {
+				m = startMany(b, env, dir)
+			}
+			b.ReportMetric(m.start.Seconds(), "s-start")
+			b.ReportMetric(m.cpu.Seconds(), "s-cpu")
+			b.ReportMetric(float64(m.status.Microseconds())/1000, "ms-status")
+			b.ReportMetric(float64(m.peak>>20), "MiB-anon")
+		})
+	}
+}
+
+// BenchmarkUpload brings 64 MiB files that do not compress to backends in this
+// process, from one of its own: 2+1 shards.
+func BenchmarkUpload(b *testing.B) {
+	const size, files = 64 << 20, 8
+	for _, workers := range []int{1, 2, 4} {
+		b.Run(fmt.Sprintf("workers=%d", workers), func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				env := testenv.New(b, testenv.Options{})
+				env.Config.ZdbDataSize, env.Config.UploadWorkers = size, workers
+				dir := manyFrontend(b, env, testenv.Many{Pairs: files + 2, Local: files + 2, Pending: files + 1, Size: size})
+				b.StartTimer()
+				began := time.Now()
+				p := startProcess(b, saveConfig(b, env), dir, "-")
+				stop := watchMemory(p.cmd.Process.Pid)
+				for {
+					st, err := p.client.Status(b.Context())
+					require.NoError(b, err)
+					if st.Queue.Pending+st.Queue.Uploading+st.Queue.Failed == 0 {
+						break
+					}
+					time.Sleep(5 * time.Millisecond) // what is measured is not ours to wait for otherwise
+				}
+				took := time.Since(began)
+				b.StopTimer()
+				b.ReportMetric(files*size/1e6/took.Seconds(), "MB/s")
+				b.ReportMetric(float64(max(stop(), p.peak)>>20), "MiB-anon")
+				b.ReportMetric(float64(env.Config.MemoryLimit>>20), "MiB-limit")
+				p.kill(b)
+				b.StartTimer()
+			}
+		})
+	}
 }

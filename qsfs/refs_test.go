@@ -2,11 +2,13 @@ package qsfs
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"io"
 	"maps"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -190,6 +192,58 @@ func FuzzDecodeManifest(f *testing.F) {
 				}
 			}
 			require.Equal(t, maps.Collect(ns.Data.all()), maps.Collect(m2.Namespaces[name].Data.all()))
+		}
+	})
+}
+
+// BenchmarkManifest writes and reads the manifest of a million files.
+func BenchmarkManifest(b *testing.B) {
+	const pairs = 500_000
+	r := rand.New(rand.NewPCG(11, 12))
+	m := &manifest{Epoch: 1, Seq: 1, Namespaces: map[string]*manifestNamespace{"zdbfs-data": newManifestNamespace("zdbfs-data")}}
+	ns := m.Namespaces["zdbfs-data"]
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for id := range uint32(pairs) {
+		var sum [16]byte
+		binary.LittleEndian.PutUint64(sum[:], r.Uint64())
+		binary.LittleEndian.PutUint64(sum[8:], r.Uint64())
+		ns.Data.put(id, compactRef{sum, 64<<20 - id%1000, 1, 64<<20 - id%1000})
+		ns.Index.put(id, compactRef{sum, 20_000 + id%1000, 1, id})
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	perFile := float64(after.HeapAlloc-before.HeapAlloc) / (2 * pairs)
+	var text bytes.Buffer
+	if err := m.encode(&text); err != nil {
+		b.Fatal(err)
+	}
+	b.Run("encode", func(b *testing.B) {
+		b.SetBytes(int64(text.Len()))
+		for b.Loop() {
+			if err := m.encode(io.Discard); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(text.Len())/(2*pairs), "B/file")
+		b.ReportMetric(perFile, "B-memory/file")
+	})
+	b.Run("decode", func(b *testing.B) {
+		b.SetBytes(int64(text.Len()))
+		for b.Loop() {
+			if _, err := decodeManifest(bytes.NewReader(text.Bytes())); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("delta", func(b *testing.B) { // of one changed file
+		base := &manifest{Namespaces: map[string]*manifestNamespace{"zdbfs-data": ns.snapshot()}}
+		ns.Data.put(7, compactRef{epoch: 1})
+		for b.Loop() {
+			if d := m.since(base, fileRef{}); d.files() != 2 {
+				b.Fatal(d.files())
+			}
 		}
 	})
 }

@@ -92,3 +92,19 @@ func BenchmarkOpen100k(b *testing.B) {
 		must(b, s.Close())
 	}
 }
+
+// BenchmarkEnqueue puts new items into a queue of 100,000, a thousand at a time.
+func BenchmarkEnqueue(b *testing.B) {
+	s := openTemp(b, Options{})
+	items, _ := many(100_000)
+	must(b, s.Queue().Enqueue(b.Context(), items...))
+	n := 0
+	for b.Loop() {
+		for i := range items[:1000] {
+			items[i].Version = fmt.Sprint(n)
+			n++
+		}
+		must(b, s.Queue().Enqueue(b.Context(), items[:1000]...))
+	}
+	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "items/s")
+}

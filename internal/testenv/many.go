@@ -21,7 +21,8 @@ import (
 type Many struct {
 	Pairs   int  // data files, and as many index files
 	Local   int  // of the newest data files that are here; the others were dropped
-	Pending int  // of the newest data files that are not stored: they fill the queue, and fail
+	Pending int  // of the newest data files that are not stored: they fill the queue
+	Size    int  // bytes of data files that are not stored; zero: the smallest that there is
 	Whole   bool // placements and the list of what is done too, as a long life leaves them
 }
 
@@ -74,12 +75,23 @@ func seedFiles(l qsfs.Layout, m Many) (first int, err error) {
 		}
 		d := segment.DataEntry{Key: key, Length: 1, CRC: entry.CRC, Timestamp: 1}
 		data := append(d.Append(segment.AppendDataHeader(nil, id)), payload...)
+		if m.big(i) {
+			data = append(data, make([]byte, m.Size-len(data))...)
+			_, _ = rand.NewChaCha8([32]byte{byte(i), byte(i >> 8)}).Read(data[smallest:]) // never fails; of no entry, so nobody reads it
+		}
 		if err := os.WriteFile(filepath.Join(dataDir, segment.DataName(id)), data, 0o600); err != nil {
 			return 0, err
 		}
 	}
 	return first, os.Remove(filepath.Join(indexDir, server.CheckpointName))
 }
+
+// smallest is the length of a data file of one entry of one byte.
+const smallest = segment.DataHeaderSize + segment.DataEntrySize + segment.SeqKeySize + 1
+
+// big says whether a pair's data file has Size bytes. The newest one has not:
+// the zdb looks at its end.
+func (m Many) big(i int) bool { return m.Size > smallest && i >= m.Pairs-m.Pending && i < m.Pairs-1 }
 
 // seedCheckpoint has the zdb take the files in, and end clean.
 func seedCheckpoint(ctx context.Context, l qsfs.Layout) error {
@@ -131,9 +143,11 @@ func seedRows(ctx context.Context, db *store.Store, l qsfs.Layout, first int, m 
 		}
 		return flush()
 	}
-	length := int64(segment.DataHeaderSize + segment.DataEntrySize + segment.SeqKeySize + 1)
 	for i := first; i < m.Pairs; i++ {
-		pending := i >= m.Pairs-m.Pending
+		pending, length := i >= m.Pairs-m.Pending, int64(smallest)
+		if m.big(i) {
+			length = int64(m.Size)
+		}
 		if err := add(store.KindIndex, fmt.Sprintf("index/%s/i%d", manySpace, i), int64(i), committed.Seq, segment.IndexHeaderSize+segment.SeqSlotSize, false); err != nil {
 			return err
 		}

@@ -81,7 +81,7 @@ func (n *Namespace) stateLocked(o checkpointOptions) *checkpointFile {
 		dirty:   slices.Sorted(maps.Keys(x.dirty)),
 	}
 	for i := range x.files {
-		c.lengths[i] = x.files[i].length
+		c.lengths[i] = int64(x.files[i].length)
 	}
 	c.patches = make([]placedPatch, 0, len(x.patches))
 	for p, b := range x.patches {
@@ -173,7 +173,7 @@ func (n *Namespace) IndexFile(id uint32) (IndexFile, bool) {
 		return IndexFile{}, false
 	}
 	f := &n.index.files[id]
-	return IndexFile{ID: id, Length: f.length, Generation: f.gen}, true
+	return IndexFile{ID: id, Length: int64(f.length), Generation: uint64(f.gen)}, true
 }
 
 // LastRead says when a data file was last read since Open; zero: not since then.
@@ -201,7 +201,7 @@ func (n *Namespace) Files() (FilesInfo, error) {
 	info.Index = make([]IndexFile, len(x.files))
 	for i, f := range x.files {
 		info.Data[i].ID = uint32(i)
-		info.Index[i] = IndexFile{ID: uint32(i), Length: f.length, Generation: f.gen}
+		info.Index[i] = IndexFile{ID: uint32(i), Length: int64(f.length), Generation: uint64(f.gen)}
 	}
 	for _, e := range names {
 		id, ok := segment.ParseName('d', e.Name())
@@ -243,7 +243,7 @@ func (n *Namespace) ResetCopied(copied map[uint32]uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for id, gen := range copied {
-		if uint64(id) < uint64(len(n.index.files)) && n.index.files[id].gen == gen {
+		if uint64(id) < uint64(len(n.index.files)) && uint64(n.index.files[id].gen) == gen {
 			delete(n.index.dirty, id)
 		}
 	}
@@ -266,7 +266,7 @@ func (n *Namespace) CopyIndex(ctx context.Context, id uint32, dst string) error 
 	}
 	x := n.index
 	err := x.flush()
-	length := x.files[id].length
+	length := int64(x.files[id].length)
 	var patches []placedPatch
 	for p, b := range x.patches {
 		if p.file == id {

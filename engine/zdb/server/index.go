@@ -40,11 +40,12 @@ type index struct {
 	dirty   map[uint32]struct{} // files changed in place since the last reset
 }
 
+// indexFile is small: there may be half a million.
 type indexFile struct {
-	length int64
-	first  uint64 // number of entries in all files before
+	length uint32
+	first  uint32 // number of entries in all files before
 	count  uint32
-	gen    uint64
+	gen    uint32
 }
 
 // place is where an entry lies in the index.
@@ -109,7 +110,7 @@ func (x *index) create() error {
 
 // adopt counts in the next file, which has length bytes and count entries.
 func (x *index) adopt(length int64, count uint32) {
-	x.files = append(x.files, indexFile{length: length, first: x.slots, count: count})
+	x.files = append(x.files, indexFile{length: uint32(length), first: uint32(x.slots), count: count})
 	x.slots += uint64(count)
 	x.tailOff, x.tail = length, x.tail[:0]
 }
@@ -138,7 +139,7 @@ func (x *index) flush() error {
 // anything changed.
 func (x *index) append(e *segment.IndexEntry) (place, error) {
 	f := x.last()
-	if x.slots >= math.MaxUint32 || f.length+segment.IndexEntrySize+segment.MaxKey > math.MaxUint32 {
+	if x.slots >= math.MaxUint32 || int64(f.length)+segment.IndexEntrySize+segment.MaxKey > math.MaxUint32 {
 		return place{}, errNoIDs
 	}
 	if len(x.tail) >= tailLimit {
@@ -146,10 +147,10 @@ func (x *index) append(e *segment.IndexEntry) (place, error) {
 			return place{}, err
 		}
 	}
-	at := place{x.lastID(), uint32(f.length)}
+	at := place{x.lastID(), f.length}
 	e.Previous = x.lastOffset
 	x.tail = e.Append(x.tail)
-	f.length += e.Size()
+	f.length += uint32(e.Size())
 	f.count++
 	f.gen++
 	x.slots++
@@ -210,7 +211,7 @@ func (x *index) bytes(p place, buf []byte) ([]byte, error) {
 	if x.mode == Sequential {
 		size = segment.SeqSlotSize
 	}
-	n := min(f.length-off, size)
+	n := min(int64(f.length)-off, size)
 	if n < segment.IndexEntrySize {
 		return nil, fmt.Errorf("%w: no index entry at i%d, %d", ErrDamaged, p.file, p.offset)
 	}
@@ -237,8 +238,8 @@ func (x *index) slotPlace(id uint64) (place, bool) {
 	if id >= x.slots {
 		return place{}, false
 	}
-	n := sort.Search(len(x.files), func(i int) bool { return x.files[i].first > id }) - 1
-	return place{uint32(n), uint32(segment.SlotOffset(uint32(id - x.files[n].first)))}, true
+	n := sort.Search(len(x.files), func(i int) bool { return uint64(x.files[i].first) > id }) - 1
+	return place{uint32(n), uint32(segment.SlotOffset(uint32(id - uint64(x.files[n].first))))}, true
 }
 
 // lookup finds a live key; errNotFound when there is none.

@@ -92,7 +92,7 @@ func (n *Namespace) abandonEmptyLocked() error {
 	x.cache.forget(id)
 	delete(x.unsync, id)
 	x.files = x.files[:id]
-	x.tail, x.tailOff = nil, x.last().length
+	x.tail, x.tailOff = nil, int64(x.last().length)
 	return errors.Join(removeIfThere(n.DataPath(id)), removeIfThere(n.IndexPath(id)))
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 
 	"github.com/threefoldtech/quantumd/backend"
@@ -87,6 +88,9 @@ func (l *loader) take(id uint32, length int64) error {
 			return err
 		}
 		l.index.unsync[id] = struct{}{}
+	}
+	if length > math.MaxUint32 || l.index.slots > math.MaxUint32 {
+		return fmt.Errorf("%w: %s is longer than the format allows", ErrDamaged, l.n.IndexPath(id))
 	}
 	count := uint32(0)
 	if l.index.mode == Sequential {
@@ -302,21 +306,21 @@ func (l *loader) scanFile(id uint32, tail *newest) error {
 	}
 	defer f.Close()
 	if x.mode == User {
-		file.first, file.count = x.slots, 0
+		file.first, file.count = uint32(x.slots), 0
 	}
-	r := bufio.NewReaderSize(io.NewSectionReader(f, segment.IndexHeaderSize, file.length-segment.IndexHeaderSize), 256<<10)
+	r := bufio.NewReaderSize(io.NewSectionReader(f, segment.IndexHeaderSize, int64(file.length)-segment.IndexHeaderSize), int(min(file.length, 256<<10)))
 	buf := make([]byte, segment.IndexEntrySize+segment.MaxKey)
-	for off := int64(segment.IndexHeaderSize); off < file.length; {
+	for off := int64(segment.IndexHeaderSize); off < int64(file.length); {
 		e, err := nextIndexEntry(r, buf)
 		if err == nil && x.mode == Sequential && len(e.Key) != segment.SeqKeySize {
 			err = fmt.Errorf("%w: key of %d bytes in sequential mode", segment.ErrFormat, len(e.Key))
 		}
 		if errors.Is(err, segment.ErrFormat) && id == x.lastID() && tail != nil {
 			l.n.srv.log.Warn("cut the end of the index off", "namespace", l.n.name, "segment", id, "err", err)
-			file.length, x.tailOff = off, off
+			file.length, x.tailOff = uint32(off), off
 			if x.mode == Sequential {
 				file.count = uint32((off - segment.IndexHeaderSize) / segment.SeqSlotSize)
-				x.slots = file.first + uint64(file.count)
+				x.slots = uint64(file.first) + uint64(file.count)
 			}
 			x.unsync[id] = struct{}{}
 			return os.Truncate(f.Name(), off)

@@ -136,7 +136,7 @@ func (s *scanner) before(p place, previous uint32) place {
 
 func (s *scanner) forward(p place) error {
 	for int(p.file) < len(s.x.files) && !s.full() {
-		if int64(p.offset) >= s.x.files[p.file].length {
+		if p.offset >= s.x.files[p.file].length {
 			p = place{p.file + 1, segment.IndexHeaderSize}
 			continue
 		}
