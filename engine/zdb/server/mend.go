@@ -32,7 +32,7 @@ func (n *Namespace) BadSlots(ctx context.Context, id uint32, copied string) ([]u
 		return nil, err
 	}
 	defer f.Close()
-	v := &slotVerifier{ns: n, first: first, files: files}
+	v := &slotVerifier{ns: n, first: uint64(first), files: files}
 	defer v.release()
 	buf := make([]byte, segment.SeqSlotSize*4096)
 	var bad []uint32
@@ -152,10 +152,10 @@ func (n *Namespace) MendIndex(ctx context.Context, id uint32, good string, slots
 	defer src.Close()
 	if st, err := src.Stat(); err != nil {
 		return 0, err
-	} else if slots == nil && st.Size() != file.length {
+	} else if slots == nil && st.Size() != int64(file.length) {
 		return 0, fmt.Errorf("%w: the copy has %d bytes, the file %d", ErrChanged, st.Size(), file.length)
 	}
-	v := &slotVerifier{ns: n, first: file.first, files: files}
+	v := &slotVerifier{ns: n, first: uint64(file.first), files: files}
 	defer v.release()
 	written, err := mendSlots(ctx, h.File, src, file.count, slots, v)
 	if slots == nil && err == nil {
@@ -222,7 +222,7 @@ func (n *Namespace) MendCopy(ctx context.Context, id uint32, copied, good string
 		n.mu.RUnlock()
 		return 0, ErrClosed
 	}
-	v := &slotVerifier{ns: n, first: n.index.files[id].first, files: uint32(len(n.index.files))}
+	v := &slotVerifier{ns: n, first: uint64(n.index.files[id].first), files: uint32(len(n.index.files))}
 	n.mu.RUnlock()
 	defer v.release()
 	src, err := os.Open(good)
