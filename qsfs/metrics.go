@@ -74,6 +74,7 @@ var scrubGauges = []struct {
 	{"qsfs_scrub_good_objects", "Objects that are whole, as the newest scrub found.", func(r *client.ScrubReport) float64 { return float64(r.Good) }},
 	{"qsfs_scrub_damaged_objects", "Objects that are damaged and can be repaired, as the newest scrub found.", func(r *client.ScrubReport) float64 { return float64(r.Damaged) }},
 	{"qsfs_scrub_repaired_objects", "Objects that the newest scrub has repaired.", func(r *client.ScrubReport) float64 { return float64(r.Repaired) }},
+	{"qsfs_scrub_unknown_objects", "Objects of which too few backends answered, as the newest scrub found.", func(r *client.ScrubReport) float64 { return float64(r.Unknown) }},
 	{"qsfs_scrub_lost_objects", "Objects that cannot be read any more, as the newest scrub found.", func(r *client.ScrubReport) float64 { return float64(r.Lost) }},
 }
 
@@ -87,6 +88,7 @@ var families = []struct {
 	{"qsfs_start_time_seconds", "Unix time at which the system was started.", nil},
 	{"qsfs_status_age_seconds", "Age of the look at the system that these values are from; without one, time since the start.", nil},
 	{"qsfs_backend_up", "Whether a backend works.", []string{"backend", "role", "address"}},
+	{"qsfs_backend_breaker_open", "Whether a backend is not asked, because it gave no answer again and again.", []string{"backend", "role", "address"}},
 	{"qsfs_backend_state", "State of a backend: 1 for the one that it is in.", []string{"backend", "role", "address", "state"}},
 	{"qsfs_backend_state_start_time_seconds", "Unix time since which a backend is in its state.", []string{"backend", "role", "address"}},
 	{"qsfs_backend_latency_seconds", "Time of a backend's last answer.", []string{"backend", "role", "address"}},
@@ -234,6 +236,7 @@ func (m *metrics) backend(b client.Backend) {
 	up := oneIf(b.State == string(backend.Up))
 	labels := []string{b.ID, b.Role, b.Address}
 	m.gauge("qsfs_backend_up", up, labels...)
+	m.gauge("qsfs_backend_breaker_open", oneIf(b.Breaker != ""), labels...)
 	m.gauge("zstor_backend_status", up, b.Address, b.Role, b.Namespace)
 	for _, state := range backendStates {
 		m.gauge("qsfs_backend_state", oneIf(b.State == string(state)), append(labels[:3:3], string(state))...)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/internal/boottime"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 )
@@ -81,11 +82,20 @@ func (s *System) queueStatus(ctx context.Context, st *client.Status) error {
 func (s *System) backendStatus(st *client.Status) {
 	order, health, leased := s.health.snapshot()
 	down := map[backend.Role]int{}
+	breakers := map[string]zstor.BackendStats{}
+	for _, k := range s.engine.Backends() {
+		breakers[k.Backend.ID] = k
+	}
 	for _, b := range order {
 		h := health[b.ID]
 		entry := client.Backend{ID: b.ID, Role: string(b.Role), Address: b.Address.String(), Namespace: b.Namespace,
 			Group: b.Group, State: string(h.State), Since: h.Since, PID: h.PID, Dir: h.Dir, Spare: b.Spare,
 			LatencySeconds: h.Latency.Seconds(), UsedBytes: h.Used, LimitBytes: h.Limit, FreeBytes: h.Free, Entries: h.Entries}
+		if k := breakers[b.ID]; k.Breaker != zstor.BreakerClosed {
+			entry.Breaker, entry.BreakerFailures = string(k.Breaker), k.Failures
+		} else {
+			entry.BreakerFailures = k.Failures
+		}
 		if h.Err != nil {
 			entry.Error = h.Err.Error()
 		}

@@ -116,6 +116,9 @@ type Backend struct {
 	Dir       string    `json:"dir,omitempty"`
 	Error     string    `json:"error,omitempty"`
 
+	Breaker         string `json:"breaker,omitempty"` // open, half-open: the backend gave no answer again and again, and is not asked for a while
+	BreakerFailures int    `json:"breaker_failures"`  // moments without an answer, in a row
+
 	Spare          bool    `json:"spare,omitempty"`
 	LatencySeconds float64 `json:"latency_seconds"` // of the last answer
 	UsedBytes      int64   `json:"used_bytes"`
