@@ -39,6 +39,8 @@ type externalSpace struct {
 	mu     sync.Mutex
 	stamps map[uint32]stamp // index files that are stored as they were then
 	jump   *jumping         // a cut that waits for its jump
+
+	trimmed uint32 // the highest file that trim has looked at
 }
 
 // stamp tells one state of an index file from another.
@@ -317,12 +319,29 @@ func (x *externalSpace) jumped(e hooks.Event) error {
 		return fmt.Errorf("%q is not an index file", e.Index)
 	}
 	delete(x.stamps, closed)
-	x.trim(closed)
-	if j := x.jump; j != nil && j.done && closed <= j.closed {
-		return j.err // an old event, or the same once more: what it would copy is changing
-	}
-	if x.jump == nil {
+	j := x.jump
+	switch {
+	case j == nil:
 		return nil // because it was full: the next cut copies what changed
+	case j.done && closed <= j.closed:
+		return j.err // an old event, or the same once more: what it would copy is changing
+	case closed < j.from:
+		return nil // an old one: zdb does not stand still for it
 	}
-	return x.jump.copy(x, closed)
+	x.trimBelow(closed)
+	return j.copy(x, closed)
+}
+
+// trimEach bounds how many files are looked at while zdb stands still.
+const trimEach = 64
+
+// trimBelow trims the files that were closed since the last cut.
+func (x *externalSpace) trimBelow(closed uint32) {
+	for n, id := 0, closed; n < trimEach; n, id = n+1, id-1 {
+		x.trim(id)
+		if id <= x.trimmed {
+			break
+		}
+	}
+	x.trimmed = closed
 }

@@ -28,6 +28,7 @@ func (*HookMissingError) Hint() string {
 // jumping is a cut that waits for the jump-index hook, and what it copies there.
 type jumping struct {
 	request cutRequest
+	from    uint32 // the pair that was active before
 	done    bool
 	closed  uint32
 	copies  []cutFile
@@ -143,7 +144,7 @@ func (x *externalSpace) cutRunning(ctx context.Context, r cutRequest) (*jumping,
 }
 
 func (x *externalSpace) jumpAndCopy(ctx context.Context, r cutRequest, active uint32) (*jumping, error) {
-	j := &jumping{request: r}
+	j := &jumping{request: r, from: active}
 	x.mu.Lock()
 	x.jump = j
 	x.mu.Unlock()

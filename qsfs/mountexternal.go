@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/threefoldtech/quantumd/internal/boottime"
 	"github.com/threefoldtech/quantumd/qsfs/config"
 )
 
@@ -53,6 +54,15 @@ func (s *System) snapshot(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%s does not answer: %w", s.cfg.QSFSMountpoint, ctx.Err())
 	}
+}
+
+// unsafeFor is how long ago the oldest change was made that no checkpoint holds.
+// Of a zdbfs in another process only the time since the newest checkpoint is known.
+func (s *System) unsafeFor() time.Duration {
+	if !s.externalFS() {
+		return s.check.dirty.age()
+	}
+	return boottime.Now() - time.Duration(s.check.committedAt.Load())
 }
 
 // mountExternal starts the zdbfs, or leaves that to whoever runs it.

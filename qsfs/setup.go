@@ -56,6 +56,9 @@ const binDir = "/usr/local/bin"
 // Setup installs the program and its services on this machine, and returns
 // when the system serves. It is idempotent.
 func (s *System) Setup(ctx context.Context, o SetupOptions) (*SetupReport, error) {
+	if err := s.embeddedSetup(); err != nil {
+		return nil, err
+	}
 	report := &SetupReport{Schema: client.SchemaVersion}
 	program := filepath.Join(o.Root, binDir, "quantumd")
 	list, err := s.serviceList(o, program)

@@ -157,7 +157,7 @@ func (s *System) checkpointStatus(st *client.Status) {
 
 // lossWindow counts what no committed checkpoint holds.
 func (s *System) lossWindow(st *client.Status) error {
-	st.LossWindow.Seconds = s.check.dirty.age().Seconds()
+	st.LossWindow.Seconds = s.unsafeFor().Seconds()
 	for _, p := range s.spaces {
 		n, err := p.unsafe()
 		if err != nil {

@@ -2,12 +2,10 @@ package qsfs
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 
 	"github.com/threefoldtech/quantumd/engine/zstor"
-	"github.com/threefoldtech/quantumd/engine/zstor/seal"
-	"github.com/threefoldtech/quantumd/internal/durable"
+	"github.com/threefoldtech/quantumd/engine/zstor/remote"
+	"github.com/threefoldtech/quantumd/qsfs/config"
 )
 
 // WriteZstorConfig writes what the real zstor needs to read these objects, at
@@ -29,14 +27,11 @@ func (s *System) WriteZstorConfig(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	text, err := zstor.MarshalTOML(zstor.FileConfig{Config: c, MetaKey: seal.Key{}})
-	if err != nil {
-		return err
+	daemon := zstor.DaemonConfig{}
+	if s.cfg.Engine.Zstor == config.External {
+		daemon = s.zstorDaemon()
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return &PathError{Path: path, Err: err}
-	}
-	if err := durable.WriteFile(path, text, 0o600); err != nil {
+	if err := remote.WriteConfig(path, c, daemon); err != nil {
 		return &PathError{Path: path, Err: err}
 	}
 	return nil

@@ -210,7 +210,10 @@ func (r *Remote) RetrieveObjectFile(ctx context.Context, obj zstor.Object, dst s
 	if err != nil {
 		return errors.Join(err, removeFile(landing))
 	}
-	return errors.Join(r.install(ctx, obj, landing, dst), removeFile(landing))
+	if err := r.install(ctx, obj, landing, dst); err != nil {
+		return errors.Join(err, removeFile(landing))
+	}
+	return nil
 }
 
 // install shows what the daemon brought, once it is what it should be.
@@ -233,8 +236,15 @@ func (r *Remote) install(ctx context.Context, obj zstor.Object, landing, dst str
 		if err := copyFile(landing, temp); err != nil {
 			return errors.Join(err, removeFile(temp))
 		}
-		if err := errors.Join(syncFile(temp), os.Rename(temp, dst)); err != nil {
+		err := syncFile(temp)
+		if err == nil {
+			err = os.Rename(temp, dst)
+		}
+		if err != nil {
 			return errors.Join(err, removeFile(temp))
+		}
+		if err := removeFile(landing); err != nil {
+			return err
 		}
 	}
 	return durable.SyncDir(filepath.Dir(dst))
@@ -381,27 +391,26 @@ func daemonPath(cfg *zstor.Config, path string) (dir, name string, err error) {
 	return filepath.Dir(full), filepath.Base(full), nil
 }
 
-// DaemonRoot is what root has to be in the daemon's config.
+// DaemonRoot is what root has to be in the daemon's config: without symbolic
+// links, as far as it is there.
 func DaemonRoot(root string) (string, error) {
 	if root == "" {
 		return "", nil
 	}
-	return filepath.EvalSymlinks(root)
+	resolved, err := filepath.EvalSymlinks(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return filepath.Clean(root), nil
+	}
+	return resolved, err
 }
 
+// sameName says whether b is the file a, whose folder has no symbolic links.
 func sameName(a, b string) (bool, error) {
-	x, err := os.Lstat(a)
-	if errors.Is(err, fs.ErrNotExist) {
-		return filepath.Clean(a) == filepath.Clean(b), nil
-	}
-	if err != nil {
-		return false, err
-	}
-	y, err := os.Lstat(b)
+	dir, err := filepath.EvalSymlinks(filepath.Dir(b))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	return err == nil && os.SameFile(x, y), err
+	return filepath.Join(dir, filepath.Base(b)) == a, err
 }
 
 func removeFile(path string) error {
