@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/threefoldtech/quantumd/backend"
-	"github.com/threefoldtech/quantumd/engine/zdb"
 	"github.com/threefoldtech/quantumd/engine/zdb/segment"
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
 	"github.com/threefoldtech/quantumd/hooks"
@@ -33,7 +32,7 @@ type externalSpace struct {
 	root  string // index root, which holds the lock of zdb
 	index string // folder of the namespace
 	data  string
-	admin *zdb.Admin
+	admin jumper
 	log   *slog.Logger
 
 	mu     sync.Mutex
@@ -41,6 +40,11 @@ type externalSpace struct {
 	jump   *jumping         // a cut that waits for its jump
 
 	trimmed uint32 // the highest file that trim has looked at
+}
+
+// jumper has the zdb go on to its next pair; *zdb.Admin.
+type jumper interface {
+	Jump(ctx context.Context, name string, password backend.Secret) error
 }
 
 // stamp tells one state of an index file from another.
@@ -55,7 +59,7 @@ func stampOf(st os.FileInfo) stamp { return stamp{st.Size(), st.ModTime().UnixNa
 // apart: the clock of file systems ticks.
 const settled = time.Second
 
-func (s *System) newExternalSpace(name string, admin *zdb.Admin) *externalSpace {
+func (s *System) newExternalSpace(name string, admin jumper) *externalSpace {
 	return &externalSpace{name: name, root: s.layout.IndexDir(), admin: admin, log: s.log.With("namespace", name), stamps: map[uint32]stamp{},
 		index: filepath.Join(s.layout.IndexDir(), name), data: filepath.Join(s.layout.DataDir(), name)}
 }
