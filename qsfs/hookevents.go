@@ -63,7 +63,11 @@ func (s *System) zdbReady(hooks.Event) error {
 	if s.cfg.Engine.Zdb != config.External {
 		return nil
 	}
-	return s.fence.isFenced()
+	if err := s.fence.isFenced(); err != nil {
+		return err
+	}
+	s.zdbIsBack()
+	return nil
 }
 
 func (s *System) space(name string) *space {

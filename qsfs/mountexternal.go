@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/threefoldtech/quantumd/internal/boottime"
@@ -93,6 +94,55 @@ func (s *System) unmountExternal(ctx context.Context) error {
 		err = fmt.Errorf("zdbfs: write out before the end: %w", err)
 	}
 	return errors.Join(err, s.stopProgram(ctx, zdbfsService))
+}
+
+// wakeZdbfs keeps applications from seeing what a real zdbfs answers to the first
+// command on each of its connections after zdb was away: that a file is not
+// there. A listing that is interrupted so can even be stored without some names.
+// The size of the file system is asked of both namespaces, and costs nothing.
+func (s *System) wakeZdbfs(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.zdbBack:
+		}
+		if !mountedAs(s.cfg.QSFSMountpoint, "fuse.zdbfs") || dials(ctx, s.layout.ZdbSocket(), startPatience) != nil {
+			continue
+		}
+		asked := make(chan error, 1)
+		go func() { asked <- askSize(s.cfg.QSFSMountpoint) }() // ends with the kernel's answer
+		select {
+		case err := <-asked:
+			if err != nil {
+				s.log.Warn("zdbfs does not find its zdb again", "err", err)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// askSize asks until each connection was used once.
+func askSize(path string) (err error) {
+	for range 4 {
+		var st syscall.Statfs_t
+		if err = syscall.Statfs(path, &st); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// zdbIsBack tells that a zdb serves that was away.
+func (s *System) zdbIsBack() {
+	if !s.externalFS() {
+		return
+	}
+	select {
+	case s.zdbBack <- struct{}{}:
+	default: // told already
+	}
 }
 
 // fenced is called once when another frontend has taken over: a zdbfs in

@@ -64,14 +64,10 @@ func (s *System) ExternalServices(p Programs) []services.Service {
 			Writable: []string{l.Root, l.State, l.Logs, filepath.Dir(l.ZstorSocket())}})
 	}
 	if s.cfg.Engine.Zdb == config.External {
-		env := []string{hooks.SocketEnv + "=" + l.HookSocket()}
-		if s.cfg.Engine.Zstor == config.External { // brings files back also while the daemon is down
-			env = append(env, hooks.ZstorEnv+"="+l.ZstorSocket())
-		}
 		out = append(out, services.Service{Name: zdbService, Description: "zdb of a QSFS",
 			Exec: []string{p.Zdb, "--data", l.DataDir(), "--index", l.IndexDir(), "--socket", l.ZdbSocket(), "--mode", "seq",
 				"--datasize", strconv.FormatInt(int64(s.cfg.ZdbDataSize), 10), "--sync", "--hook", p.Hook},
-			Env: env,
+			Env: []string{hooks.SocketEnv + "=" + l.HookSocket()}, // beside it the daemon leaves the rest
 			// Its hooks tell the daemon that it ends: they are not to be killed with it.
 			Kill: services.KillProcess, SuccessExit: []int{143, 130}, StopTimeout: time.Minute,
 			Writable: []string{l.DataDir(), l.IndexDir(), filepath.Dir(l.ZdbSocket())}})

@@ -228,6 +228,9 @@ func (s *System) startWork(ctx context.Context, stops *stopStack) error {
 	work.Go(func() { s.health.run(ctx) })
 	work.Go(func() { s.replacing.run(ctx) })
 	work.Go(func() { s.keepCache(ctx) })
+	if s.externalFS() {
+		work.Go(func() { s.wakeZdbfs(ctx) })
+	}
 	work.Go(func() { s.scrubs.run(ctx) })
 	work.Go(func() { s.mendFound(ctx) })
 	stops.push(func() error {

@@ -95,6 +95,7 @@ type System struct {
 	state   string
 
 	fencedOnce sync.Once
+	zdbBack    chan struct{} // room for one
 }
 
 type options struct {
@@ -222,7 +223,7 @@ func Open(_ context.Context, cfg *config.Config, opts ...Option) (*System, error
 	if o.dialer == nil {
 		o.dialer = zdb.NewDialer(zdb.Options{PoolSize: 2, Logger: o.logger})
 	}
-	s := &System{cfg: cfg, layout: *o.layout, opts: o, log: o.logger, ready: make(chan struct{}), changed: newSignal(), state: "starting"}
+	s := &System{cfg: cfg, layout: *o.layout, opts: o, log: o.logger, ready: make(chan struct{}), changed: newSignal(), zdbBack: make(chan struct{}, 1), state: "starting"}
 	s.meters = newMeters(deploymentLabel(cfg))
 	s.recent = &snapshots{look: s.Status, failed: s.meters.statusFailed.Inc}
 	s.started = time.Now()

@@ -139,7 +139,8 @@ func (s *externalStory) run_(t *testing.T) {
 	s.settle(m1)
 	stop(os.Kill)
 	require.NoError(t, syscall.Kill(s.pidOf(f1, "zdb"), syscall.SIGKILL))
-	stop = s.again(up, f1, m1)
+	stop = up(f1, m1)
+	s.wake(m1)
 	s.check(m1)
 	s.write(m1, "after-the-crash", 700_000)
 	s.run(0, "sync", "--dir", f1)
@@ -181,11 +182,6 @@ func (s *externalStory) run_(t *testing.T) {
 	phase("done")
 	s.run(0, "destroy", "--local", "--dir", b, "--yes")
 	require.Empty(t, processes(s.dir))
-}
-
-// again starts a system whose mount was left behind.
-func (s *externalStory) again(up func(f, m string) func(os.Signal) int, f, m string) func(os.Signal) int {
-	return up(f, m)
 }
 
 func (s *externalStory) write(m, name string, n int) {
@@ -278,15 +274,14 @@ func (s *externalStory) settle(m string) {
 	require.NoError(s.t, unix.Syncfs(int(f.Fd())))
 }
 
-// wake has each connection of a real zdbfs fail its first command, after which
-// it connects again.
+// wake waits until a real zdbfs has found its zdb again, which the daemon sees
+// to: until then files seem not to be there.
 func (s *externalStory) wake(m string) {
 	s.t.Helper()
-	for range 6 {
-		for name := range s.files {
-			_, _ = readCold(filepath.Join(m, name)) // that is what may fail
-		}
-	}
+	require.Eventually(s.t, func() bool {
+		var st unix.Statfs_t
+		return unix.Statfs(m, &st) == nil
+	}, 10*time.Second, 100*time.Millisecond)
 }
 
 func (s *externalStory) killBackend(b, id string) {
