@@ -40,6 +40,11 @@ type externalSpace struct {
 	jump   *jumping         // a cut that waits for its jump
 
 	trimmed uint32 // the highest file that trim has looked at
+
+	top   sync.Mutex
+	high  uint32 // the highest pair when it was looked for
+	below uint64 // entries of all pairs below it
+	under int64  // length of the index file just below it
 }
 
 // jumper has the zdb go on to its next pair; *zdb.Admin.
@@ -77,16 +82,64 @@ func (x *externalSpace) DescriptorPath() string {
 // active gives the highest pair, and whether it has entries. ok is false where
 // there is none.
 func (x *externalSpace) active() (id uint32, entries, ok bool, err error) {
+	x.top.Lock()
+	defer x.top.Unlock()
+	length, ok, err := x.climb()
+	return x.high, length > segment.IndexHeaderSize, ok, err
+}
+
+// climb finds the highest pair from the one that was the highest before, and
+// gives the length of its index file. The folder is read only where that is gone,
+// or the pair below it grew: a zdb that starts removes an empty pair and goes on
+// with that one.
+func (x *externalSpace) climb() (length int64, ok bool, err error) {
+	st, err := os.Stat(x.IndexPath(x.high))
+	if err == nil && x.high > 0 {
+		var under os.FileInfo
+		if under, err = os.Stat(x.IndexPath(x.high - 1)); err == nil && under.Size() != x.under {
+			err = fs.ErrNotExist
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		st, err = x.count()
+	}
+	if err != nil || st == nil {
+		return 0, false, err
+	}
+	for {
+		next, err := os.Stat(x.IndexPath(x.high + 1))
+		if errors.Is(err, fs.ErrNotExist) {
+			return st.Size(), true, nil
+		}
+		if err != nil {
+			return 0, false, err
+		}
+		x.high, x.below, x.under, st = x.high+1, x.below+slotsOf(st), st.Size(), next
+	}
+}
+
+// count looks at every index file; nil where there is none.
+func (x *externalSpace) count() (os.FileInfo, error) {
+	x.high, x.below, x.under = 0, 0, 0
 	ids, err := numbered(x.index, 'i')
-	if err != nil || len(ids) == 0 {
-		return 0, false, false, err
-	}
-	id = ids[len(ids)-1]
-	st, err := os.Stat(x.IndexPath(id))
 	if err != nil {
-		return 0, false, false, err
+		return nil, err
 	}
-	return id, st.Size() > segment.IndexHeaderSize, true, nil
+	var st os.FileInfo
+	for i, id := range ids {
+		if i > 0 {
+			x.below, x.under = x.below+slotsOf(st), st.Size()
+		}
+		if st, err = os.Stat(x.IndexPath(id)); err != nil {
+			return nil, err
+		}
+		x.high = id
+	}
+	return st, nil
+}
+
+func slotsOf(st os.FileInfo) uint64 {
+	return uint64(max(0, st.Size()-segment.IndexHeaderSize) / segment.SeqSlotSize)
 }
 
 // Files lists what is on disk. An active pair without entries is not listed: it
@@ -117,7 +170,7 @@ func (x *externalSpace) files(last uint32, whole bool) (server.FilesInfo, error)
 			return info, err
 		}
 		info.Index = append(info.Index, server.IndexFile{ID: id, Length: st.Size()})
-		info.Slots += uint64(max(0, st.Size()-segment.IndexHeaderSize) / segment.SeqSlotSize)
+		info.Slots += slotsOf(st)
 		d := server.DataFile{ID: id}
 		if st, err := os.Stat(x.DataPath(id)); err == nil {
 			d.Length, d.Present = st.Size(), true
@@ -129,17 +182,23 @@ func (x *externalSpace) files(last uint32, whole bool) (server.FilesInfo, error)
 	return info, nil
 }
 
-// Pairs is Files in short. It asks for the size of each index file, for nothing
-// tells how many entries they have.
+// Pairs is Files in short, in a time that does not grow with them.
 func (x *externalSpace) Pairs() (server.Pairs, error) {
-	files, err := x.Files()
-	p := server.Pairs{Mode: files.Mode, Slots: files.Slots, Open: files.Open, HasOpen: files.HasOpen}
-	if n := len(files.Data); err == nil && n > 0 {
-		p.Count = files.Data[n-1].ID + 1
-		if files.HasOpen {
-			p.OpenLength = files.Data[n-1].Length
-		}
+	x.top.Lock()
+	defer x.top.Unlock()
+	p := server.Pairs{Mode: server.Sequential}
+	length, ok, err := x.climb()
+	if err != nil || !ok {
+		return p, err
 	}
+	p.Slots, p.Count = x.below, x.high
+	if length <= segment.IndexHeaderSize {
+		return p, nil
+	}
+	p.Slots, p.Count = p.Slots+uint64((length-segment.IndexHeaderSize)/segment.SeqSlotSize), p.Count+1
+	p.Open, p.HasOpen = x.high, true
+	d, err := x.DataFile(x.high)
+	p.OpenLength = d.Length
 	return p, err
 }
 

@@ -378,6 +378,11 @@ func TestExternalRandomLives(t *testing.T) {
 					require.Equal(t, here, k.text[k.name(store.KindIndex, f.ID)], "seed %d, i%d", seed, f.ID)
 				}
 				require.Equal(t, files.Slots, cut.Slots)
+				pairs, err := z.x.Pairs()
+				require.NoError(t, err)
+				require.Equal(t, files.Slots, pairs.Slots)
+				require.Equal(t, files.HasOpen, pairs.HasOpen)
+				require.Len(t, files.Data, int(pairs.Count))
 				if rng.IntN(3) == 0 {
 					z.x.stamps = map[uint32]stamp{}
 				}
