@@ -127,8 +127,8 @@ func (p *space) countLocal(ctx context.Context, pause time.Duration) error {
 	n := 0
 	err = eachName(filepath.Dir(p.ns.DataPath(0)), func(_, name string) error {
 		id, ok := segment.ParseName('d', name)
-		if !ok {
-			return nil
+		if !ok || id >= pairs.Count {
+			return nil // no data file, or of a pair without entries
 		}
 		if n++; n%countPage == 0 && pause > 0 && !wait(ctx, pause) || ctx.Err() != nil {
 			return ctx.Err()
