@@ -47,3 +47,9 @@ func HeadKey(s *System) string { return s.epochs.headKey(s.fence.id.Epoch, s.fen
 func WithEventFaults(f func(hooks.HookHandler) hooks.HookHandler) Option {
 	return func(o *options) { o.events = f }
 }
+
+// OpenEngine gives the object engine of a system that does not run.
+func OpenEngine(ctx context.Context, s *System) (*zstor.Engine, error) { return s.openEngine(ctx) }
+
+// Store is the database of a running system.
+func Store(s *System) *store.Store { return s.store }

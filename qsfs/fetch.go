@@ -34,6 +34,9 @@ func (f *fetcher) fetch(ctx context.Context, path string) error {
 		return err
 	}
 	ref, ok := s.refOf(ctx, p, id)
+	if !ok && s.hinted(ctx, p, id) {
+		ref, ok = s.refOf(ctx, p, id)
+	}
 	if !ok {
 		return fmt.Errorf("%s: %w", p.dataPath(id), ErrLost)
 	}

@@ -20,6 +20,7 @@ type Layout struct {
 	Logs     string
 	Backends string // local backends
 	Zstor    string // config file of the real zstor's daemon
+	Legacy   string // the list of uploaded files of the first scripts; empty: there is none
 }
 
 // LayoutBelow keeps everything below one folder.
@@ -51,6 +52,7 @@ func SystemLayout(root string, cfg *config.Config) Layout {
 		Logs:     filepath.Join(root, "/var/log/qsfs"),
 		Backends: filepath.Join(root, "/var/lib/quantumd/backends"),
 		Zstor:    cfg.ZstorConfigPath,
+		Legacy:   filepath.Join(root, "/data/uploaded_data_files"),
 	}
 }
 

@@ -123,6 +123,9 @@ func (s *System) lock(stops *stopStack) error {
 }
 
 func (s *System) startStore(ctx context.Context, stops *stopStack) error {
+	if err := s.clearLegacyPlace(ctx); err != nil {
+		return err
+	}
 	db, err := store.Open(ctx, s.layout.Database, store.Options{RetryInterval: s.cfg.RetryInterval.Std(), Logger: s.log})
 	if err != nil {
 		return err
@@ -132,7 +135,7 @@ func (s *System) startStore(ctx context.Context, stops *stopStack) error {
 	if r := db.Replaced(); r != nil {
 		s.log.Warn("the database was damaged and is rebuilt from the files and the backends", "err", r)
 	}
-	return nil
+	return s.importLegacy(ctx)
 }
 
 func (s *System) startEngine(ctx context.Context, stops *stopStack) error {
@@ -233,6 +236,7 @@ func (s *System) startWork(ctx context.Context, stops *stopStack) error {
 	}
 	work.Go(func() { s.scrubs.run(ctx) })
 	work.Go(func() { s.mendFound(ctx) })
+	work.Go(func() { s.verifyLegacy(ctx) })
 	stops.push(func() error {
 		cancel()
 		s.workers.end()

@@ -59,12 +59,16 @@ const startPatience = 5 * time.Second
 
 // firstEpoch takes an epoch for a frontend that is empty and has none.
 func (s *System) firstEpoch(ctx context.Context) (*identity, error) {
-	if err := s.mustBeEmpty(); err != nil {
-		return nil, err
+	notEmpty := s.mustBeEmpty()
+	if notEmpty != nil && !s.hasLegacy(ctx) {
+		return nil, notEmpty
 	}
 	last, err := s.epochs.highest(ctx, 1)
 	if err != nil {
 		return nil, fmt.Errorf("the first start needs the backends: %w", err)
+	}
+	if last != nil && notEmpty != nil { // it is not the first who takes over these files
+		return nil, notEmpty
 	}
 	if last != nil {
 		h, err := s.epochs.newestHead(ctx, last.Epoch)

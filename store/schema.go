@@ -204,11 +204,21 @@ var migrations = [][]string{
 				ON CONFLICT (checkpoint) DO UPDATE SET files = files + 1, bytes = bytes + excluded.bytes;
 		END`,
 	},
+	{ // 5: what earlier programs say is stored
+		`CREATE TABLE {legacy} (
+			path TEXT PRIMARY KEY,   -- absolute, as it was written
+			checksum TEXT NOT NULL,
+			source TEXT NOT NULL,
+			state TEXT NOT NULL,
+			reason TEXT NOT NULL
+		)`,
+		`CREATE INDEX {legacy_state} ON {legacy} (state, path)`,
+	},
 }
 
 // tables of the newest schema.
 var tables = []string{"queue", "done", "sums", "files", "checkpoints", "generations", "backends", "events", "state",
-	"replacements", "places", "objects", "placements", "failures", "unsettled"}
+	"replacements", "places", "objects", "placements", "failures", "unsettled", "legacy"}
 
 // migrate brings the schema to version target, in one transaction.
 func (b *base) migrate(ctx context.Context, target int) error {
