@@ -48,8 +48,20 @@ func WithEventFaults(f func(hooks.HookHandler) hooks.HookHandler) Option {
 	return func(o *options) { o.events = f }
 }
 
-// OpenEngine gives the object engine of a system that does not run.
-func OpenEngine(ctx context.Context, s *System) (*zstor.Engine, error) { return s.openEngine(ctx) }
+// OpenPlainEngine gives an engine over the backends of a system that does not
+// run, with the names that the reference uses: its configuration has no root.
+func OpenPlainEngine(ctx context.Context, s *System) (*zstor.Engine, error) {
+	given, err := s.configured(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.zstorConfig(given.list())
+	if err != nil {
+		return nil, err
+	}
+	c.Root = ""
+	return zstor.Open(c, zstor.Options{Dialer: s.opts.dialer})
+}
 
 // Store is the database of a running system.
 func Store(s *System) *store.Store { return s.store }

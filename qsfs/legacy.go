@@ -268,7 +268,7 @@ func (s *System) verifyHint(ctx context.Context, h store.Legacy) error {
 	if id >= pairs.Count || pairs.HasOpen && pairs.Open == id {
 		return fmt.Errorf("%w: no index file names it, or it is the open one", errHint)
 	}
-	obj, err := s.engine.Lookup(ctx, s.objectPath(p.dataPath(id)))
+	obj, err := s.legacyObject(ctx, h.Path)
 	if err != nil {
 		return err
 	}
@@ -287,6 +287,22 @@ func (s *System) verifyHint(ctx context.Context, h store.Legacy) error {
 		return fmt.Errorf("%w: the file grew after its upload", errHint)
 	}
 	return s.nameOwn(ctx, p, id, length, obj)
+}
+
+// legacyObject finds an object under its plain path: as the reference named it,
+// whose configuration has no root, or below ours.
+func (s *System) legacyObject(ctx context.Context, path string) (zstor.Object, error) {
+	plain := zstor.Config{Prefix: s.cfg.Prefix()}
+	key, err := plain.ObjectKey(path)
+	if err != nil {
+		return zstor.Object{}, fmt.Errorf("%w: %w", errHint, err)
+	}
+	obj, err := s.engine.LookupKey(ctx, key)
+	if errors.Is(err, zstor.ErrNotFound) {
+		return s.engine.Lookup(ctx, path)
+	}
+	obj.Path = path
+	return obj, err
 }
 
 // lengthOf gives the length of an object's content. Records of the real zstor do

@@ -1,6 +1,7 @@
 package qsfs_test
 
 import (
+	"bytes"
 	"database/sql"
 	"encoding/hex"
 	"fmt"
@@ -42,7 +43,7 @@ func newOldDeployment(t *testing.T) *oldDeployment {
 	require.NoError(t, os.RemoveAll(o.layout.State))
 
 	o.env = testenv.New(t, testenv.Options{}) // other backends, never claimed
-	engine, err := qsfs.OpenEngine(t.Context(), o.env.Open(t, t.TempDir()))
+	engine, err := qsfs.OpenPlainEngine(t.Context(), o.env.Open(t, t.TempDir()))
 	require.NoError(t, err)
 	defer engine.Close()
 	highest := -1
@@ -147,13 +148,9 @@ func TestLegacyListIsTakenOver(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, o.data, again.Read(t, "a"))
 			require.NoError(t, again.Stop())
-			restored := o.env.Open(t, t.TempDir(), qsfs.WithLayout(moved(o.layout, t.TempDir())))
-			_ = restored
 		})
 	}
 }
-
-func moved(l qsfs.Layout, _ string) qsfs.Layout { return l }
 
 // The table of the earlier quantumd, at the very place of the database: its rows
 // for index files are false, and count for nothing.
@@ -188,15 +185,50 @@ func TestLegacyTableIsTakenOver(t *testing.T) {
 	assert.Equal(t, o.data, f.Read(t, "a"))
 }
 
-// A hint says nothing while the backends are away, and nothing is lost by that.
+// Files without an identity are taken over only with a list, and only by the
+// first who claims the backends.
+func TestLegacyFilesOfAnother(t *testing.T) {
+	t.Parallel()
+	o := newOldDeployment(t)
+	require.ErrorIs(t, o.env.Open(t, o.dir).Run(t.Context()), qsfs.ErrNoIdentity, "without a list the files may be anybody's")
+	require.NoError(t, o.env.FrontendIn(t, t.TempDir()).Stop())
+	list := filepath.Join(filepath.Dir(o.layout.Database), "uploaded_data_files")
+	require.NoError(t, os.WriteFile(list, []byte(o.list(func(p string) string { return o.sums[p] })), 0o600))
+	require.ErrorIs(t, o.env.Open(t, o.dir).Run(t.Context()), qsfs.ErrNoIdentity, "another frontend has claimed these backends")
+}
+
+// Backends that are away say nothing against a hint.
 func TestLegacyHintsWaitForTheBackends(t *testing.T) {
 	t.Parallel()
 	o := newOldDeployment(t)
-	f := o.env.FrontendIn(t, o.dir+"-none")
+	list := filepath.Join(filepath.Dir(o.layout.Database), "uploaded_data_files")
+	require.NoError(t, os.MkdirAll(filepath.Dir(list), 0o700))
+	require.NoError(t, os.WriteFile(list, []byte("/elsewhere/d0 "+strings.Repeat("0", 32)+"\n"), 0o600))
+	f := o.env.FrontendIn(t, o.dir, qsfs.WithDrainTime(-1)) // takes the files over, and uploads nothing
+	settled(t, f)
 	require.NoError(t, f.Stop())
-	var unclaimed error = o.env.Open(t, o.dir).Run(t.Context())
-	require.ErrorIs(t, unclaimed, qsfs.ErrNoIdentity, "without a list the files may be anybody's")
-	require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(o.layout.Database), "uploaded_data_files"), []byte(o.list(func(p string) string { return o.sums[p] })), 0o600))
-	unclaimed = o.env.Open(t, o.dir).Run(t.Context())
-	require.ErrorIs(t, unclaimed, qsfs.ErrNoIdentity, "another frontend has claimed these backends")
+
+	require.NoError(t, os.WriteFile(list, []byte(o.list(func(p string) string { return o.sums[p] })), 0o600))
+	require.NoError(t, os.Remove(o.file(1))) // not the one that begins the file system
+	all, err := o.env.Provisioner.List(t.Context())
+	require.NoError(t, err)
+	for _, b := range all {
+		o.env.Faults.Down(b.Address)
+	}
+	f = o.env.FrontendIn(t, o.dir, qsfs.WithDrainTime(-1))
+	counts, err := qsfs.Store(f.System).LegacyCounts(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, map[store.LegacyState]int64{store.LegacyHint: int64(len(o.sums)), store.LegacyFalse: 1}, counts)
+	_, err = testenv.ReadFile(t.Context(), f.Tree(), "a")
+	require.Error(t, err)
+	counts, err = qsfs.Store(f.System).LegacyCounts(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 1, counts[store.LegacyFalse], "no answer is no denial")
+	for _, b := range all {
+		o.env.Faults.Up(b.Address)
+	}
+	require.Eventually(t, func() bool {
+		data, err := testenv.ReadFile(t.Context(), f.Tree(), "a")
+		return err == nil && bytes.Equal(data, o.data)
+	}, 30*time.Second, 100*time.Millisecond)
 }
