@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -167,11 +168,23 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no", g.answers)
 	case r.Method == http.MethodPut:
 		g.pushes++
-		g.groups[r.URL.Path] = string(body)
+		g.groups[group(r.URL.Path)] = string(body)
 	case r.Method == http.MethodDelete:
-		delete(g.groups, r.URL.Path)
+		delete(g.groups, group(r.URL.Path))
 		w.WriteHeader(http.StatusAccepted)
 	}
+}
+
+// group is the path with its labels in order: a client may name them in any.
+func group(path string) string {
+	parts := strings.Split(strings.TrimPrefix(path, "/metrics/job/"), "/")
+	labels := parts[1:]
+	var pairs []string
+	for i := 0; i+1 < len(labels); i += 2 {
+		pairs = append(pairs, labels[i]+"="+labels[i+1])
+	}
+	slices.Sort(pairs)
+	return parts[0] + " " + strings.Join(pairs, " ")
 }
 
 func (g *gateway) look(f func(*gateway)) {
@@ -191,6 +204,11 @@ func TestPushAuto(t *testing.T) {
 	env := testenv.New(t, testenv.Options{})
 	env.Config.Metrics.Pushgateway = "auto"
 	log := &lines{}
+	defer func() {
+		if t.Failed() {
+			t.Log(log.buf.String())
+		}
+	}()
 	f := env.Frontend(t, qsfs.WithRegisterer(prometheus.NewRegistry()), qsfs.WithPushgateway("http://"+address, 20*time.Millisecond),
 		qsfs.WithLogger(slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelInfo}))))
 	f.Write(t, "a", []byte("a"))
@@ -208,7 +226,7 @@ func TestPushAuto(t *testing.T) {
 	require.Eventually(t, pushed(3), 10*time.Second, 10*time.Millisecond)
 	g.look(func(g *gateway) {
 		for path, text := range g.groups {
-			assert.Contains(t, path, "/job/quantumd/")
+			assert.Regexp(t, "^quantumd instance=.+ system=default$", path)
 			assert.NotEmpty(t, text)
 		}
 	})

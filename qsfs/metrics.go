@@ -209,8 +209,13 @@ func (m *metrics) status(st *client.Status) {
 			m.gauge(g.name, g.value(st))
 		}
 	}
+	seen := map[[3]string]bool{} // one that comes twice would cost the whole scrape
 	for _, b := range st.Backends {
-		m.backend(b)
+		id, place := [3]string{b.ID, b.Role, b.Address}, [3]string{b.Address, b.Role, "/" + b.Namespace}
+		if !seen[id] && !seen[place] {
+			m.backend(b)
+		}
+		seen[id], seen[place] = true, true
 	}
 	for _, r := range st.Redundancy {
 		m.gauge("qsfs_tolerated_losses", float64(r.Tolerated), r.Role)

@@ -2,7 +2,6 @@ package qsfs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -78,10 +77,12 @@ func (p *pusher) run(ctx context.Context) {
 	p.leave(context.WithoutCancel(ctx), client)
 }
 
-// round asks, pushes, and says what is new.
-func (p *pusher) round(ctx context.Context, client *http.Client) {
-	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
+// round asks, pushes, and says what is new. At the end of the system it has a
+// second: a push that is cut off can arrive after what deletes it.
+func (p *pusher) round(ending context.Context, client *http.Client) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ending), pushTimeout)
 	defer cancel()
+	defer context.AfterFunc(ending, func() { time.AfterFunc(time.Second, cancel) })()
 	address, auto := p.sys.settings().Metrics.Pushgateway, false
 	switch address {
 	case "off", "":
@@ -92,15 +93,10 @@ func (p *pusher) round(ctx context.Context, client *http.Client) {
 	}
 	address = strings.TrimSuffix(address, "/")
 	if auto && !ready(ctx, client, address) {
-		if ctx.Err() == nil || errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			p.now("absent", nil)
-		}
+		p.now("absent", nil)
 		return
 	}
 	err := p.pusher(client, address).PushContext(ctx)
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return // the end
-	}
 	p.sys.meters.pushes.WithLabelValues(outcome(err)).Inc()
 	if err != nil {
 		p.now("failing", err)
