@@ -34,3 +34,12 @@ func Workers(s *System) int {
 	defer s.workers.mu.Unlock()
 	return len(s.workers.stops)
 }
+
+// DescribedMetrics are the names that the collector describes.
+func DescribedMetrics(s *System) map[string]bool {
+	out := map[string]bool{}
+	for name := range newCollector(s).descs {
+		out[name] = true
+	}
+	return out
+}
