@@ -27,15 +27,23 @@ func (c *checkpointer) await(ctx context.Context, cut *cutState) error {
 		if left == 0 {
 			return nil
 		}
+		var later <-chan time.Time
+		if left > countOften { // to count a million after each would take longer than to store them
+			told, later = nil, time.After(time.Second)
+		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%d files of checkpoint %d are not on the backends yet: %w", left, cut.seq, context.Cause(ctx))
 		case <-c.sys.fence.lost:
 			return c.sys.fence.isFenced()
 		case <-told:
+		case <-later:
 		}
 	}
 }
+
+// countOften is up to how many files are counted after each one that is stored.
+const countOften = 1000
 
 // commit writes the manifest, then the head: from then on a restore gives this
 // cut.

@@ -22,6 +22,8 @@ type healthWatch struct {
 	sys *System
 	log *slog.Logger
 
+	back *signal // told when a backend, or the lease, is back
+
 	mu     sync.Mutex
 	order  []backend.Backend
 	health map[string]backend.Health // by id
@@ -65,6 +67,7 @@ func (w *healthWatch) look(ctx context.Context) {
 	}
 	w.sys.replacing.tell()
 	if up || back {
+		w.back.tell()
 		// What failed because of them is tried now, not at the end of its pause.
 		if _, err := w.sys.store.Queue().RetryNow(ctx); err != nil && ctx.Err() == nil {
 			w.log.Warn("waiting uploads could not be woken", "err", err)
@@ -293,5 +296,5 @@ func (w *healthWatch) snapshot() ([]backend.Backend, map[string]backend.Health, 
 }
 
 func newHealthWatch(s *System) *healthWatch {
-	return &healthWatch{sys: s, log: s.log.With("component", "health"), health: map[string]backend.Health{}, losses: map[string]loss{}, suspects: map[string]int{}}
+	return &healthWatch{sys: s, log: s.log.With("component", "health"), back: newSignal(), health: map[string]backend.Health{}, losses: map[string]loss{}, suspects: map[string]int{}}
 }

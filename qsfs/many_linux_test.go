@@ -159,6 +159,10 @@ func TestManyPendingWithoutBackends(t *testing.T) {
 		require.GreaterOrEqual(t, st.LossWindow.Bytes, int64(pairs/2)*smallestFile)
 		require.NotEmpty(t, st.Notes)
 	}
+	require.Never(t, func() bool {
+		st, err := daemon.client.Status(t.Context())
+		return err != nil || st.Queue.Failed > 100
+	}, time.Second, 100*time.Millisecond, "workers pause rather than have every file fail")
 	daemon.kill(t)
 	began := time.Now()
 	st, err := qsfs.OfflineStatus(t.Context(), qsfs.LayoutBelow(dir))

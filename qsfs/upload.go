@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"time"
@@ -30,7 +31,11 @@ type uploader struct {
 // run uploads until idle ends; ctx, its parent, ends what it is at as well.
 func (u *uploader) run(ctx, idle context.Context) {
 	queue := u.sys.store.Queue()
+	failed := 0 // tries in a row that no backend was there for
 	for {
+		if failed > 0 && !u.pause(idle, failed) {
+			return
+		}
 		if err := queue.Wait(idle); err != nil {
 			return // the context, or the queue is closed
 		}
@@ -45,14 +50,48 @@ func (u *uploader) run(ctx, idle context.Context) {
 			}
 			continue
 		}
-		if ok {
-			u.upload(ctx, lease)
+		if !ok {
+			continue
+		}
+		if err := u.upload(ctx, lease); backendsAway(err) {
+			failed++
+		} else {
+			failed = 0
 		}
 	}
 }
 
-// upload stores one item and records what became of it.
-func (u *uploader) upload(ctx context.Context, lease store.Lease) {
+// maxUploadPause bounds how long a worker does nothing while the backends are
+// away, where nothing tells that they are back.
+const maxUploadPause = 10 * time.Second
+
+// pause waits before the next try, longer each time, until the backends are
+// back: a worker that claimed the next item at once would have every one of a
+// million files fail, again and again. False: ctx ended.
+func (u *uploader) pause(ctx context.Context, failed int) bool {
+	d := min(100*time.Millisecond<<min(failed-1, 10), maxUploadPause)
+	timer := time.NewTimer(d/2 + rand.N(d/2))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-u.sys.health.back.next():
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}
+
+// errNoLease says that nothing may be written now.
+var errNoLease = errors.New("no lease of the epoch")
+
+// backendsAway says whether an upload failed for a reason that the next file
+// would fail for as well.
+func backendsAway(err error) bool {
+	var silent *zstor.UnavailableError
+	return errors.As(err, &silent) || errors.Is(err, errNoLease)
+}
+
+// upload stores one item, records what became of it, and gives why it failed.
+func (u *uploader) upload(ctx context.Context, lease store.Lease) error {
 	queue := u.sys.store.Queue()
 	keeping, stop := context.WithCancel(ctx)
 	kept := make(chan struct{})
@@ -68,6 +107,7 @@ func (u *uploader) upload(ctx context.Context, lease store.Lease) {
 	stop()
 	<-kept
 	after := context.WithoutCancel(ctx) // what happened is recorded, also at the end
+	cause := err
 	switch {
 	case err == nil:
 	case ctx.Err() != nil:
@@ -82,6 +122,7 @@ func (u *uploader) upload(ctx context.Context, lease store.Lease) {
 		u.log.Error("cannot record an upload", "path", lease.Item.Path, "err", err)
 	}
 	u.sys.check.progress.tell()
+	return cause
 }
 
 // keepLease extends the lease until the upload ended.
@@ -98,7 +139,7 @@ func (u *uploader) keepLease(ctx context.Context, lease store.Lease) {
 // store uploads one file, has the backends confirm it, and marks it stored.
 func (u *uploader) store(ctx context.Context, item store.Item) error {
 	if _, release, err := u.sys.fence.hold(ctx); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errNoLease, err)
 	} else {
 		release()
 	}

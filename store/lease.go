@@ -119,10 +119,14 @@ func (q *RetryQueue) promoteTx(ctx context.Context, tx bun.Tx, ended []int64) er
 	}
 	// A clock that was ahead when a delay was stored must not hold the item.
 	latest := now + q.retryMax().Milliseconds()
-	if err := exec(`UPDATE {queue} SET next_at = ? WHERE ready = 0 AND leased = 0 AND next_at > ?`, latest, latest); err != nil {
+	if err := exec(`UPDATE {queue} SET next_at = ? WHERE id IN
+		(SELECT id FROM {queue} WHERE ready = 0 AND leased = 0 AND next_at > ? LIMIT ?)`, latest, latest, rowsPerStatement); err != nil {
 		return err
 	}
-	return exec(`UPDATE {queue} SET ready = 1 WHERE ready = 0 AND leased = 0 AND next_at <= ?`, now)
+	// At most some at a time, the longest due first: after a night without
+	// backends a million are.
+	return exec(`UPDATE {queue} SET ready = 1 WHERE id IN
+		(SELECT id FROM {queue} WHERE ready = 0 AND leased = 0 AND next_at <= ? ORDER BY next_at LIMIT ?)`, now, rowsPerStatement)
 }
 
 // holdLease remembers when a lease ends. It is called inside the transaction

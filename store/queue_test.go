@@ -266,6 +266,54 @@ func TestBackoffGrowsToTheInterval(t *testing.T) {
 	require.True(t, strings.HasPrefix(e[0].LastError, "try 6"))
 }
 
+// A part of each delay is random: many that failed together do not come back
+// together. None is dropped, however many there are.
+func TestManyFailuresComeBackSpread(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	c := newFakeClock()
+	s := openFake(t, tempDB(t), Options{RetryMin: time.Minute, RetryInterval: 10 * time.Minute}, c)
+	q := s.Queue()
+	const n = 2*rowsPerStatement + 500
+	items := make([]Item, n)
+	for i := range items {
+		items[i] = item(fmt.Sprintf("d%05d", i), "1")
+	}
+	require.NoError(t, q.Enqueue(ctx, items...))
+	for range 100 {
+		require.NoError(t, q.Fail(ctx, claim(t, q), errors.New("away")))
+	}
+	next := map[time.Duration]int{}
+	for _, e := range entries(t, q, Filter{State: ItemFailed}) {
+		next[e.NextTry.Sub(c.wall).Truncate(5*time.Second)]++
+	}
+	require.GreaterOrEqual(t, len(next), 5, "in how many of the six spans of 5 s they come back: %v", next)
+
+	_, err := s.db.DB.Exec(s.q(`UPDATE {queue} SET ready = 0, tries = 1, next_at = ? + id`), c.wall.UnixMilli())
+	require.NoError(t, err)
+	c.pass(time.Hour)
+	seen := map[string]bool{}
+	for range n {
+		l := claim(t, q)
+		seen[l.Item.Path] = true
+		require.NoError(t, s.MarkStored(ctx, l.Item.Path, "1", Stored{ObjectPath: "o", Checksum: "c", State: FileStored}))
+	}
+	require.Len(t, seen, n)
+	claimNone(t, q)
+
+	for i := range items {
+		items[i].Version = "2"
+	}
+	require.NoError(t, q.Enqueue(ctx, items...))
+	_, err = s.db.DB.Exec(s.q(`UPDATE {queue} SET ready = 0, tries = 1, next_at = ?`), c.wall.Add(time.Minute).UnixMilli())
+	require.NoError(t, err)
+	claimNone(t, q)
+	retried, err := q.RetryNow(ctx)
+	require.NoError(t, err)
+	require.Equal(t, n, retried)
+	claim(t, q)
+}
+
 func TestRetryNow(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
@@ -413,7 +461,7 @@ func TestQuestionsUseIndexes(t *testing.T) {
 		`SELECT id FROM {queue} AS c WHERE ready = 1` + notBlocked + ` ORDER BY checkpoint, rank, priority DESC, id LIMIT 1`,
 		`SELECT min(next_at) FROM {queue} WHERE ready = 0 AND leased = 0`,
 		`SELECT max(next_at) FROM {queue} WHERE ready = 0 AND leased = 0`,
-		`UPDATE {queue} SET ready = 1 WHERE ready = 0 AND leased = 0 AND next_at <= 1`,
+		`UPDATE {queue} SET ready = 1 WHERE id IN (SELECT id FROM {queue} WHERE ready = 0 AND leased = 0 AND next_at <= 1 ORDER BY next_at LIMIT 1000)`,
 		`SELECT min(created_at) FROM {queue}`,
 		`SELECT count(*) FROM {queue} WHERE leased = 1 AND tries > 0`,
 		`SELECT min(lease_until) FROM {queue} WHERE leased = 1 AND session <> 'x'`,

@@ -188,30 +188,69 @@ func readPage[T any](size int, query func() (*sql.Rows, error), scan func(*sql.R
 // RetryNow makes failed items claimable at once: of the paths given, or all.
 // It gives their number.
 func (q *RetryQueue) RetryNow(ctx context.Context, paths ...string) (int, error) {
-	statement := q.q(`UPDATE {queue} SET ready = 1, next_at = 0 WHERE ready = 0 AND leased = 0`)
-	var n int64
-	err := q.update(ctx, func(tx bun.Tx) error {
-		run := func(s string, args ...any) error {
-			r, err := tx.Tx.ExecContext(ctx, s, args...)
+	var n int
+	var err error
+	if len(paths) == 0 {
+		n, err = q.retryAll(ctx)
+	} else {
+		n, err = q.retryPaths(ctx, paths)
+	}
+	if err == nil {
+		q.signal()
+	}
+	return n, wrap("retry now", err)
+}
+
+const retryNow = `UPDATE {queue} SET ready = 1, next_at = 0 WHERE ready = 0 AND leased = 0`
+
+func (q *RetryQueue) retryPaths(ctx context.Context, paths []string) (n int, err error) {
+	err = q.update(ctx, func(tx bun.Tx) error {
+		for _, p := range paths {
+			r, err := tx.Tx.ExecContext(ctx, q.q(retryNow+` AND path = ?`), p)
 			if err != nil {
 				return err
 			}
 			k, err := r.RowsAffected()
-			n += k
-			return err
-		}
-		if len(paths) == 0 {
-			return run(statement)
-		}
-		for _, p := range paths {
-			if err := run(statement+` AND path = ?`, p); err != nil {
+			if err != nil {
 				return err
 			}
+			n += int(k)
 		}
 		return nil
 	})
-	if err == nil {
+	return n, err
+}
+
+// retryAll goes through the queue once, some items at a time: a million must not
+// keep everybody else from writing.
+func (q *RetryQueue) retryAll(ctx context.Context) (n int, err error) {
+	for last := int64(0); ; {
+		var ids []int64
+		err := q.update(ctx, func(tx bun.Tx) error {
+			rows, err := tx.Tx.QueryContext(ctx, q.q(retryNow+` AND id IN
+				(SELECT id FROM {queue} WHERE ready = 0 AND leased = 0 AND id > ? ORDER BY id LIMIT ?) RETURNING id`), last, rowsPerStatement)
+			if err != nil {
+				return err
+			}
+			defer rows.Close()
+			for rows.Next() {
+				var id int64
+				if err := rows.Scan(&id); err != nil {
+					return err
+				}
+				ids = append(ids, id)
+			}
+			return rows.Err()
+		})
+		if err != nil {
+			return n, err
+		}
+		for _, id := range ids {
+			last = max(last, id)
+		}
+		if n += len(ids); len(ids) < rowsPerStatement {
+			return n, nil
+		}
 		q.signal()
 	}
-	return int(n), wrap("retry now", err)
 }
