@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/backend/static"
 	"github.com/threefoldtech/quantumd/internal/testenv"
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/client"
@@ -318,4 +320,97 @@ func TestReplaceResumes(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Listed backends are replaced by listed spares, and by nothing else.
+func TestReplaceBySpares(t *testing.T) {
+	t.Parallel()
+	w := testenv.InProcess(t)
+	env := testenv.New(t, testenv.Options{Data: 6, Shards: 5, MinShards: 3, Provisioner: w})
+	env.Config.Replace.After = config.Duration(time.Second)
+	env.Config.Backends[len(env.Config.Backends)-1].Spare = true // data5
+	list, err := env.Config.BackendList()
+	require.NoError(t, err)
+	env.Provisioner = static.New(list, nil)
+	deploy(t, env)
+	dir := t.TempDir()
+	f := env.FrontendIn(t, dir)
+	files := writeSome(t, f, "a", "b")
+	f.MustSync(t)
+	before, err := f.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, before.Generation)
+
+	w.Kill(t, "data2")
+	done := replaced(t, f, "data2")
+	require.Equal(t, "data5", done["data2"].Successor)
+	w.Kill(t, "data4")
+	require.Eventually(t, func() bool { return strings.Contains(sagas(t, f)["data4"].Error, "no spare data backend") }, 30*time.Second, 50*time.Millisecond)
+	_, err = f.Evict(t.Context(), 0)
+	require.NoError(t, err)
+	sameFiles(t, f, files)
+	require.NoError(t, f.Stop())
+
+	// What was replaced comes back, and the configuration lists it: it stays out.
+	w.Start(t, "data2")
+	g := env.FrontendIn(t, dir)
+	st, err := g.Status(t.Context())
+	require.NoError(t, err)
+	for _, b := range st.Backends {
+		require.NotEqual(t, "data2", b.ID)
+	}
+	w.Start(t, "data4")
+	deploy(t, env)
+	sameFiles(t, g, files)
+}
+
+// A full data backend keeps what it holds and gets nothing new; a full metadata
+// backend is replaced.
+func TestReplaceFullBackends(t *testing.T) {
+	t.Parallel()
+	env, w := replaceEnv(t)
+	f := env.Frontend(t)
+	files := writeSome(t, f, "a", "b")
+	f.MustSync(t)
+	for _, id := range []string{"data3", "meta1"} {
+		_, err := w.Provision(t.Context(), []backend.Spec{{ID: id, Role: backend.Role(id[:4]), Size: 1 << 20}})
+		require.NoError(t, err)
+	}
+	done := replaced(t, f, "data3", "meta1")
+	require.Zero(t, done["data3"].Objects, "nothing has to be moved")
+	require.Positive(t, done["meta1"].Objects)
+	list, err := w.List(t.Context())
+	require.NoError(t, err)
+	var ids []string
+	for _, b := range list {
+		ids = append(ids, b.ID)
+	}
+	require.Contains(t, ids, "data3", "it holds what is needed")
+	require.NotContains(t, ids, "meta1")
+	for name, data := range writeSome(t, f, "c", "d") {
+		files[name] = data
+	}
+	f.MustSync(t)
+	_, err = f.Evict(t.Context(), 0)
+	require.NoError(t, err)
+	sameFiles(t, f, files)
+}
+
+// So many are replaced within a day, and not more: the note says what to do.
+func TestReplaceWithinLimits(t *testing.T) {
+	t.Parallel()
+	env, w := replaceEnv(t)
+	env.Config.Replace.MaxPerDay = 1
+	f := env.Frontend(t)
+	files := writeSome(t, f, "a")
+	f.MustSync(t)
+	w.Kill(t, "data0")
+	replaced(t, f, "data0")
+	w.Kill(t, "data1")
+	require.Eventually(t, func() bool { return strings.Contains(sagas(t, f)["data1"].Error, "max_per_day") }, 30*time.Second, 50*time.Millisecond)
+	require.Equal(t, client.ReplaceGrace, sagas(t, f)["data1"].Step)
+	_, err := f.Replace(t.Context(), client.ReplaceRequest{Failed: true})
+	require.NoError(t, err)
+	require.Equal(t, client.ReplaceDone, sagas(t, f)["data1"].Step)
+	sameFiles(t, f, files)
 }
