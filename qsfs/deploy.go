@@ -160,13 +160,11 @@ func errForeign() error {
 // firstGeneration writes the set that was deployed. Where the metadata backends
 // know one already that one counts, with the data backends that are new.
 func (s *System) firstGeneration(ctx context.Context, list []backend.Backend) error {
-	g := &generation{Schema: recordSchema, Number: 1, Created: time.Now().UTC(), Reason: "deployed"}
-	for _, b := range list {
-		if !b.Spare {
-			g.Backends = append(g.Backends, memberOf(b))
-		}
+	given, err := s.configured(ctx)
+	if err != nil {
+		return err
 	}
-	e, err := s.engineOver(g)
+	e, err := s.engineOver(given)
 	if err != nil {
 		return err
 	}
@@ -178,14 +176,21 @@ func (s *System) firstGeneration(ctx context.Context, list []backend.Backend) er
 	if err != nil {
 		return err
 	}
-	if known == nil {
-		return s.writeGeneration(ctx, e, g)
-	}
-	if known, err = s.follow(ctx, e, &generation{}, g); err != nil {
-		return err
-	}
-	if g = known.with(list); g == nil {
-		return nil
+	g := &generation{Schema: recordSchema, Created: time.Now().UTC(), Reason: "deployed"}
+	if known != nil {
+		if known, err = s.follow(ctx, e, &generation{}, given); err != nil {
+			return err
+		}
+		if g = known.with(list); g == nil {
+			return nil
+		}
+	} else {
+		g.Number = 1
+		for _, b := range list {
+			if !b.Spare {
+				g.Backends = append(g.Backends, memberOf(b))
+			}
+		}
 	}
 	c, err := s.zstorConfig(g.list())
 	if err == nil {
