@@ -141,6 +141,9 @@ func (s *System) Sync(ctx context.Context) (*client.SyncReport, error) {
 	if err := s.serving(); err != nil {
 		return nil, err
 	}
+	if _, err := s.store.Queue().RetryNow(ctx); err != nil { // who waits does not wait for the end of a pause
+		return nil, fmt.Errorf("sync: %w", err)
+	}
 	report, err := s.check.sync(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("sync: %w", err)

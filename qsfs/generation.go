@@ -128,7 +128,9 @@ func (g *generation) with(list []backend.Backend) *generation {
 	n := &generation{Schema: recordSchema, Number: g.Number + 1, Created: time.Now().UTC(), Reason: "more backends",
 		Backends: slices.Clone(g.Backends), Leaving: g.Leaving, Retired: g.Retired}
 	for _, b := range list {
-		if b.Role == backend.Data && !b.Spare && !g.knows(b) {
+		// One that has the id of another is that one made anew: a replacement takes it.
+		_, named := g.find(b.ID)
+		if b.Role == backend.Data && !b.Spare && !g.knows(b) && !named {
 			n.Backends = append(n.Backends, memberOf(b))
 		}
 	}

@@ -142,6 +142,9 @@ func (w *healthWatch) backends(ctx context.Context) bool {
 			w.sys.happened(ctx, eventBackend, b.ID, "%s", stateInWords(now))
 			up = up || now.State == backend.Up
 		}
+		if !seen && now.State == backend.Up {
+			up = true // what an earlier life, or an earlier set, could not do is tried now
+		}
 		w.health[b.ID] = now
 	}
 	for id := range w.health {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/backend/local"
@@ -104,7 +105,11 @@ func (c *deployCmd) local(ctx context.Context, a *app) (*config.Config, *local.P
 		return nil, nil, &usageError{fmt.Errorf("--data %d: fewer than expected_shards (%d)", c.Data, cfg.ExpectedShards)}
 	}
 	data := max(c.Data, cfg.ExpectedShards)
-	sys, err := qsfs.Open(ctx, placed, qsfs.WithLayout(layout), qsfs.WithProvisioner(counted{p, data}), qsfs.WithLogger(a.logger()))
+	known, err := cfg.BackendList()
+	if err != nil {
+		return nil, nil, err
+	}
+	sys, err := qsfs.Open(ctx, placed, qsfs.WithLayout(layout), qsfs.WithProvisioner(counted{p, data, known}), qsfs.WithLogger(a.logger()))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -175,7 +180,8 @@ func (e *noKeyError) Hint() string {
 // counted asks for another number of data backends than the shards need.
 type counted struct {
 	*local.Provisioner
-	data int
+	data  int
+	known []backend.Backend // that the configuration lists, there or lost
 }
 
 // Specs lists what to make: as many as are asked for, those that there are
@@ -191,15 +197,15 @@ func (c counted) Specs() []backend.Spec {
 		role backend.Role
 		want int
 	}{{backend.Meta, backend.MetaBackends}, {backend.Data, c.data}} {
-		specs = append(specs, specsOf(role.role, role.want, here, retired)...)
+		specs = append(specs, specsOf(role.role, role.want, here, slices.Concat(retired, c.known))...)
 	}
 	return specs
 }
 
-func specsOf(role backend.Role, want int, here, retired []backend.Backend) []backend.Spec {
+func specsOf(role backend.Role, want int, here, gone []backend.Backend) []backend.Spec {
 	var specs []backend.Spec
 	had := map[string]bool{}
-	for _, b := range retired {
+	for _, b := range gone {
 		had[b.ID] = true
 	}
 	for _, b := range here {
