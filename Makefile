@@ -51,6 +51,8 @@ lint: go-is-there ## vet, staticcheck, formatting, the direction of imports, ano
 
 bench: go-is-there ## Benchmarks: ours, and the real peers named by ZDB_BIN and ZSTOR_BIN.
 	$(GO) test -run '^$$' -bench . -benchtime 1s ./engine/... ./store/...
+	$(GO) test -run '^$$' -bench 'Manifest' -benchtime 1s ./qsfs
+	$(GO) test -run '^$$' -bench 'Upload|Reconcile' -benchtime 1x -timeout 60m ./qsfs
 	$(GO) test -run '^$$' -bench Call -benchtime 200x ./cmd/quantumd-hook
 
 install: build ## Put the binaries below DESTDIR/PREFIX.
