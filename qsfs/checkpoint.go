@@ -201,7 +201,11 @@ func (c *checkpointer) cut(ctx context.Context) (*cutState, error) {
 		c.unstage(cut)
 		return nil, err
 	}
-	if err := c.verifyCopies(ctx, cut); err != nil {
+	err = c.verifyData(ctx, cut)
+	if err == nil {
+		err = c.verifyCopies(ctx, cut)
+	}
+	if err != nil {
 		c.unstage(cut)
 		return nil, err
 	}
@@ -255,10 +259,14 @@ func (c *checkpointer) cutSpace(ctx context.Context, p *space, cut *cutState) ([
 		return nil, err
 	}
 	cut.spaces[p.name] = files
+	var out []staged
 	for _, id := range files.Missing {
+		if ref, ok := c.storedSince(ctx, p, id); ok { // a checkpoint names it for the first time
+			out = append(out, staged{space: p, kind: store.KindData, id: id, generation: ref.Length, length: ref.Length})
+			continue
+		}
 		c.log.Error("a data file is neither here nor on the backends: its content is lost", "path", p.dataPath(id))
 	}
-	var out []staged
 	for _, d := range files.Data {
 		if !d.Copied {
 			p.local.set(d.ID, d.Length, time.Now())

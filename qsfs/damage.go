@@ -340,6 +340,44 @@ func (s *System) grownDamaged() error {
 	return nil
 }
 
+// storedSince gives the object of a data file that was stored when it was closed,
+// and that no checkpoint names yet.
+func (c *checkpointer) storedSince(ctx context.Context, p *space, id uint32) (fileRef, bool) {
+	row, err := c.sys.store.File(ctx, p.dataPath(id))
+	if err != nil || row.State == store.FilePending || row.Checksum == "" || row.Version != version(c.sys.fence.id.Epoch, row.Length) {
+		return fileRef{}, false
+	}
+	return fileRef{Object: row.ObjectPath, Length: row.Length, Checksum: row.Checksum}, true
+}
+
+// verifyData compares data files that a checkpoint is to name for the first time
+// with what was stored of them when they were closed: one that is shorter now is
+// damaged, and named as it was stored.
+func (c *checkpointer) verifyData(ctx context.Context, cut *cutState) error {
+	for i := range cut.staged {
+		s := &cut.staged[i]
+		if s.kind != store.KindData || s.copied {
+			continue
+		}
+		ref, ok := c.storedSince(ctx, s.space, s.id)
+		if !ok || ref.Length == s.length {
+			continue
+		}
+		grown := s.length > ref.Length
+		_, err := c.sys.mend(ctx, s.space, s.id, ref)
+		switch {
+		case err != nil && grown:
+			return fmt.Errorf("%s grew, and its older part cannot be compared with what was stored: %w", s.path(), err)
+		case err != nil:
+			c.log.Error("a damaged data file cannot be mended yet", "path", s.path(), "err", err)
+		}
+		if !grown {
+			s.generation, s.length = ref.Length, ref.Length
+		}
+	}
+	return nil
+}
+
 // storedBefore looks whether a data file that is to be stored is on the backends
 // already, as after a crash between its upload and the note of it. A local file
 // that differs from what was stored then is mended, never stored over it.

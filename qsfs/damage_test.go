@@ -156,7 +156,7 @@ func sameAfterRestore(t *testing.T, env *testenv.Env, files map[string][]byte) {
 // what a read or a restore gives.
 func TestLocalDamageNeverSpreads(t *testing.T) {
 	t.Parallel()
-	seeds := []uint64{1, 2, 3}
+	seeds := []uint64{1, 2, 115}
 	if os.Getenv("QUANTUMD_LONG") != "" {
 		for s := range uint64(40) {
 			seeds = append(seeds, 100+s)
@@ -170,6 +170,7 @@ func TestLocalDamageNeverSpreads(t *testing.T) {
 			f := env.Frontend(t)
 			files := map[string][]byte{}
 			var story []string
+			needed := false // the database knows of an object that no checkpoint names, and whose file is damaged
 			did := func(format string, args ...any) { story = append(story, fmt.Sprintf(format, args...)) }
 			defer func() {
 				if t.Failed() {
@@ -185,17 +186,21 @@ func TestLocalDamageNeverSpreads(t *testing.T) {
 					did("write %s", name)
 				case 3:
 					f.MustSync(t)
+					needed = false
 					did("sync")
 				case 4, 5:
-					did("damage %s", damageSome(t, f, rnd))
+					what, committed := damageSome(t, f, rnd)
+					needed = needed || !committed
+					did("damage %s", what)
 				case 6:
 					require.NoError(t, f.Stop())
-					if rnd.IntN(2) == 0 {
+					if rnd.IntN(2) == 0 && !needed {
 						for _, name := range []string{"", "-wal", "-shm"} {
 							_ = os.Remove(f.Layout().Database + name)
 						}
 						did("lose the database")
 					}
+					needed = false // a clean stop is a sync
 					f = env.FrontendIn(t, f.Dir)
 					did("restart")
 				case 7:
@@ -219,8 +224,12 @@ func TestLocalDamageNeverSpreads(t *testing.T) {
 	}
 }
 
-// damageSome has the disk change a stored data file that is here.
-func damageSome(t *testing.T, f *testenv.Frontend, rnd *rand.Rand) string {
+// damageSome has the disk change a stored data file that is here, and tells whether
+// a checkpoint names that.
+func damageSome(t *testing.T, f *testenv.Frontend, rnd *rand.Rand) (what string, committed bool) {
+	st, err := f.Status(t.Context())
+	require.NoError(t, err)
+	newest := int64(st.Checkpoint.Seq)
 	rows := rowsOf(t, f, store.KindData)
 	rnd.Shuffle(len(rows), func(i, j int) { rows[i], rows[j] = rows[j], rows[i] })
 	for _, row := range rows {
@@ -229,24 +238,25 @@ func damageSome(t *testing.T, f *testenv.Frontend, rnd *rand.Rand) string {
 		if row.State != store.FileStored || row.Checkpoint == 0 || err != nil || st.Size() < 100 {
 			continue
 		}
+		committed := row.Checkpoint <= newest
 		switch rnd.IntN(4) {
 		case 0:
 			require.NoError(t, os.Truncate(file, rnd.Int64N(st.Size())))
-			return "by truncation " + row.Path
+			return "by truncation " + row.Path, committed
 		case 1:
 			flip(t, file, rnd.Int64N(st.Size()))
-			return "of a bit " + row.Path
+			return "of a bit " + row.Path, committed
 		case 2:
 			for range 20 {
 				flip(t, file, rnd.Int64N(st.Size()))
 			}
-			return "of bits " + row.Path
+			return "of bits " + row.Path, committed
 		default:
 			require.NoError(t, os.WriteFile(file, nil, 0o600))
-			return "by emptying " + row.Path
+			return "by emptying " + row.Path, committed
 		}
 	}
-	return "nothing"
+	return "nothing", true
 }
 
 // rotIndex flips a bit of what a live entry of an index file says of its data entry.
