@@ -14,40 +14,6 @@ import (
 	"github.com/threefoldtech/quantumd/qsfs/config"
 )
 
-type statusCmd struct {
-	Watch bool `short:"w" help:"Look again every two seconds."`
-}
-
-// Help tells the exit codes.
-func (statusCmd) Help() string {
-	return "Exit code 0: all is well; 3: degraded; 5: fenced; 1: it does not run."
-}
-
-func (c *statusCmd) Run(ctx context.Context, a *app) error {
-	cl := a.client()
-	for {
-		st, err := cl.Status(ctx)
-		if errors.Is(err, client.ErrNotRunning) {
-			return errors.Join(a.offlineStatus(ctx), err)
-		}
-		if err != nil {
-			return err
-		}
-		if err := a.print(st, func() { printStatus(a, st) }); err != nil {
-			return err
-		}
-		if !c.Watch {
-			return statusCode(st)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(2 * time.Second):
-			a.printf("")
-		}
-	}
-}
-
 // offlineStatus shows what is known of a system that does not run; nothing
 // where nothing ever ran.
 func (a *app) offlineStatus(ctx context.Context) error {
@@ -71,49 +37,6 @@ func (a *app) offlineStatus(ctx context.Context) error {
 		return err
 	}
 	return a.print(st, func() { printStatus(a, st) })
-}
-
-func statusCode(st *client.Status) error {
-	switch st.State {
-	case client.StateDegraded:
-		return &codeError{code: exitDegraded}
-	case client.StateFenced:
-		return &codeError{code: exitFenced}
-	case client.StateFailed:
-		return &codeError{code: exitFailed}
-	}
-	return nil
-}
-
-func printStatus(a *app, st *client.Status) {
-	mount := "not mounted"
-	if st.Mount.Mounted {
-		mount = "mounted on " + st.Mount.Path
-	}
-	a.printf("%s, %s", st.State, mount)
-	if st.LossWindow.Bytes == 0 {
-		a.printf("safe      everything that was written is on the backends (checkpoint %d)", st.Checkpoint.Seq)
-	} else {
-		a.printf("not safe  %s, the oldest for %s (checkpoint %d)", size(st.LossWindow.Bytes),
-			time.Duration(st.LossWindow.Seconds*float64(time.Second)).Round(time.Second), st.Checkpoint.Seq)
-	}
-	a.printf("queue     %d waiting, %d uploading, %d failed, %s", st.Queue.Pending, st.Queue.Uploading, st.Queue.Failed, size(st.Queue.BytesPending))
-	a.printf("cache     %s of %s", size(st.Cache.Bytes), size(st.Cache.Limit))
-	up := 0
-	for _, b := range st.Backends {
-		if b.State == "up" {
-			up++
-		}
-	}
-	a.printf("backends  %d of %d up", up, len(st.Backends))
-	for _, b := range st.Backends {
-		if b.State != "up" {
-			a.printf("          %s %s at %s is %s: %s", b.Role, b.ID, b.Address, b.State, b.Error)
-		}
-	}
-	for _, n := range st.Notes {
-		a.printf("note      %s", n)
-	}
 }
 
 // size shows bytes with three digits.
