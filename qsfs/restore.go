@@ -84,6 +84,7 @@ func (s *System) restore(ctx context.Context, o RestoreOptions, stops *stopStack
 	if err := s.startEngine(ctx, stops); err != nil {
 		return nil, err
 	}
+	s.objects = s.engine // the daemon of an external zstor does not run yet
 	s.epochs = s.newEpochs(s.engine)
 	last, err := s.epochs.highest(ctx, 1)
 	if err != nil {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -49,7 +50,7 @@ func TestExternalDemo(t *testing.T) {
 			t.Parallel()
 			needsFUSE(t)
 			dir := folder(t)
-			s := &externalStory{user: newUser(t, dir), dir: dir, rng: rand.New(rand.NewPCG(1, uint64(len(v.name)))), files: map[string][]byte{}}
+			s := &externalStory{user: newUser(t, dir), dir: dir, rng: rand.New(rand.NewPCG(1, uint64(len(v.name)))), files: map[string][]byte{}, externalFS: strings.Contains(v.engine, "zdbfs: external")}
 			s.env = append(s.env, v.programs(t, dir)...)
 			s.env = append(s.env, "QUANTUMD_ENGINE="+v.engine, "QUANTUMD_MIN_SHARDS=2", "QUANTUMD_EXPECTED_SHARDS=3", "QUANTUMD_ZDB_DATA_SIZE=1M", "QUANTUMD_ZDB_ROTATE_TIME=10m")
 			s.run_(t)
@@ -74,17 +75,19 @@ type externalStory struct {
 	dir   string
 	rng   *rand.Rand
 	files map[string][]byte // below the mount
+
+	externalFS bool
 }
 
 func (s *externalStory) run_(t *testing.T) {
-	b, f1, f2 := filepath.Join(s.dir, "b"), filepath.Join(s.dir, "f1"), filepath.Join(s.dir, "f2")
-	m1, m2 := filepath.Join(s.dir, "m1"), filepath.Join(s.dir, "m2")
+	b, f1, f2, f3 := filepath.Join(s.dir, "b"), filepath.Join(s.dir, "f1"), filepath.Join(s.dir, "f2"), filepath.Join(s.dir, "f3")
+	m1, m2, m3 := filepath.Join(s.dir, "m1"), filepath.Join(s.dir, "m2"), filepath.Join(s.dir, "m3")
 	conf := filepath.Join(b, "config.yaml")
 	t.Cleanup(func() {
 		if !t.Failed() {
 			return
 		}
-		for _, f := range []string{f1, f2} {
+		for _, f := range []string{f1, f2, f3} {
 			for _, name := range []string{"zdb", "zstor", "zdbfs"} {
 				if log, err := os.ReadFile(filepath.Join(f, "state/services", name, "log")); err == nil {
 					t.Logf("%s of %s said:\n%s", name, f, tailOf(log))
@@ -134,6 +137,16 @@ func (s *externalStory) run_(t *testing.T) {
 	require.Greater(t, len(dataFiles(t, data)), len(evicted))
 	s.run(0, "deploy", "--local", "--dir", b) // it is back
 
+	phase("a backend is replaced")
+	s.killBackend(b, "data1")
+	t.Log(s.run(0, "replace", "data1", "--dir", f1, "--yes"))
+	t.Log(s.run(0, "check", "--dir", f1))
+	config, err := os.ReadFile(filepath.Join(f1, "state/zstor.toml"))
+	require.NoError(t, err)
+	require.NotContains(t, string(config), `"data1"`, "the config of the zstor daemon has the new set")
+	s.run(0, "evict", "--dir", f1)
+	s.check(m1)
+
 	phase("kill -9 of the daemon, then of zdb")
 	s.write(m1, "before-the-crash", 700_000)
 	s.settle(m1)
@@ -178,6 +191,24 @@ func (s *externalStory) run_(t *testing.T) {
 	require.Zero(t, stop(os.Interrupt))
 	stop = up(f2, m2)
 	s.check(m2)
+
+	phase("another machine takes over")
+	s.run(0, "restore", "-c", conf, "--dir", f3, "--lease", "1s", "--force")
+	if s.externalFS {
+		require.Eventually(t, func() bool { return !mountpoint(m2) }, 60*time.Second, 50*time.Millisecond, "it cannot be made read-only")
+	} else {
+		require.Eventually(t, func() bool {
+			f, err := os.OpenFile(filepath.Join(m2, "second"), os.O_WRONLY, 0)
+			if err == nil {
+				_, err = f.WriteString("x")
+				err = errors.Join(err, f.Sync(), f.Close())
+			}
+			return errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EIO) // a write that is not taken
+		}, 60*time.Second, 50*time.Millisecond)
+	}
+	require.NotZero(t, stop(os.Interrupt), "it says that it was fenced")
+	stop = up(f3, m3)
+	s.check(m3)
 	require.Zero(t, stop(os.Interrupt))
 	phase("done")
 	s.run(0, "destroy", "--local", "--dir", b, "--yes")
