@@ -15,7 +15,7 @@ func TestLocalFilesAgainstModel(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(7, 8))
 	var l localFiles
-	model, met := map[uint32]int64{}, map[uint32]bool{}
+	model := map[uint32]int64{}
 	check := func() {
 		var bytes int64
 		got := map[uint32]int64{}
@@ -31,7 +31,8 @@ func TestLocalFilesAgainstModel(t *testing.T) {
 		require.Equal(t, len(model), l.count)
 	}
 	for range 200 {
-		l.seen, met = []uint64{}, map[uint32]bool{}
+		l.seen = []uint64{}
+		met := map[uint32]bool{}
 		for range 50 {
 			id := r.Uint32N(300)
 			if r.IntN(3) == 0 {

@@ -1,7 +1,6 @@
 package qsfs
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -228,15 +227,6 @@ func (c *checkpointer) closedData(ctx context.Context, p *space, d server.DataFi
 
 // objectPath is the path that the engine hashes: below the zdb root.
 func (s *System) objectPath(rel string) string { return filepath.Join(s.layout.Root, rel) }
-
-// storeBytes stores a small object and has it confirmed.
-func (s *System) storeBytes(ctx context.Context, rel string, data []byte) (zstor.Object, error) {
-	obj, err := s.engine.Store(ctx, s.objectPath(rel), zstor.Source{Reader: bytes.NewReader(data), Size: int64(len(data))})
-	if err != nil {
-		return obj, err
-	}
-	return obj, s.confirm(ctx, obj)
-}
 
 // confirm asks every backend whether it holds what was sent to it.
 func (s *System) confirm(ctx context.Context, obj zstor.Object) error {
