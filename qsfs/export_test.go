@@ -65,3 +65,9 @@ func OpenPlainEngine(ctx context.Context, s *System) (*zstor.Engine, error) {
 
 // Store is the database of a running system.
 func Store(s *System) *store.Store { return s.store }
+
+// SettleHint verifies one hint of an earlier program.
+func SettleHint(ctx context.Context, s *System, h store.Legacy) error {
+	_, err := s.settleHint(ctx, h)
+	return err
+}

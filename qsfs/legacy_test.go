@@ -206,15 +206,21 @@ func TestLegacyHintsWaitForTheBackends(t *testing.T) {
 	require.NoError(t, os.WriteFile(list, []byte("/elsewhere/d0 "+strings.Repeat("0", 32)+"\n"), 0o600))
 	f := o.env.FrontendIn(t, o.dir, qsfs.WithDrainTime(-1)) // takes the files over, and uploads nothing
 	settled(t, f)
-	require.NoError(t, f.Stop())
-
-	require.NoError(t, os.WriteFile(list, []byte(o.list(func(p string) string { return o.sums[p] })), 0o600))
-	require.NoError(t, os.Remove(o.file(1))) // not the one that begins the file system
 	all, err := o.env.Provisioner.List(t.Context())
 	require.NoError(t, err)
 	for _, b := range all {
 		o.env.Faults.Down(b.Address)
 	}
+	hint := store.Legacy{Path: o.file(2), Checksum: o.sums[o.file(2)]}
+	require.NoError(t, qsfs.Store(f.System).AddLegacy(t.Context(), hint))
+	require.Error(t, qsfs.SettleHint(t.Context(), f.System, hint))
+	h, err := qsfs.Store(f.System).LegacyFor(t.Context(), hint.Path)
+	require.NoError(t, err)
+	require.Equal(t, store.LegacyHint, h.State, "no answer is no denial")
+	require.NoError(t, f.Stop())
+
+	require.NoError(t, os.WriteFile(list, []byte(o.list(func(p string) string { return o.sums[p] })), 0o600))
+	require.NoError(t, os.Remove(o.file(1))) // not the one that begins the file system
 	f = o.env.FrontendIn(t, o.dir, qsfs.WithDrainTime(-1))
 	counts, err := qsfs.Store(f.System).LegacyCounts(t.Context())
 	require.NoError(t, err)
