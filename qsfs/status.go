@@ -39,13 +39,15 @@ func (s *System) Status(ctx context.Context) (*client.Status, error) {
 	s.checkpointStatus(st)
 	s.scrubStatus(st)
 	s.promiseNotes(st)
-	s.reloadStatus(st)
 	if err := s.roomStatus(st); err != nil {
 		return nil, err
 	}
 	if err := s.redundancyStatus(ctx, st); err != nil {
 		return nil, err
 	}
+	ruleNotes(st)
+	s.stateNotes(st)
+	s.reloadStatus(st)
 	return st, s.lossWindow(st)
 }
 
@@ -81,7 +83,6 @@ func (s *System) queueStatus(ctx context.Context, st *client.Status) error {
 
 func (s *System) backendStatus(st *client.Status) {
 	order, health, leased := s.health.snapshot()
-	down := map[backend.Role]int{}
 	breakers := map[string]zstor.BackendStats{}
 	for _, k := range s.engine.Backends() {
 		breakers[k.Backend.ID] = k
@@ -99,16 +100,7 @@ func (s *System) backendStatus(st *client.Status) {
 		if h.Err != nil {
 			entry.Error = h.Err.Error()
 		}
-		if h.State != backend.Up && !b.Spare {
-			down[b.Role]++
-		}
 		st.Backends = append(st.Backends, entry)
-	}
-	if n := down[backend.Data]; n > 0 {
-		statusNote(st, "%d data backends do not work; data stays readable while %d of %d shards are", n, s.cfg.MinShards, s.cfg.ExpectedShards)
-	}
-	if n := down[backend.Meta]; n > 0 {
-		statusNote(st, "%d of %d metadata backends do not work; two are enough to read, three to store", n, backend.MetaBackends)
 	}
 	if !leased && len(order) > 0 && s.fence.isFenced() == nil {
 		statusNote(st, "uploads pause: fewer than %d metadata backends answer", quorum)
@@ -151,7 +143,7 @@ func (s *System) checkpointStatus(st *client.Status) {
 		st.Checkpoint.AgeSeconds = (boottime.Now() - time.Duration(at)).Seconds()
 	}
 	if c.degraded.Load() {
-		statusNote(st, "the newest checkpoint has metadata on three of four backends")
+		degraded(st, "the newest checkpoint has metadata on three of four backends")
 	}
 }
 
