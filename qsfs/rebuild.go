@@ -72,8 +72,9 @@ func (r *replacer) finish(ctx context.Context, p *store.Replacement) error {
 		if err != nil {
 			return err
 		}
-		if left > 0 {
-			return r.moved(ctx, p, client.ReplaceRebuild, "%d objects are not whole without it: they are rebuilt again", left)
+		if left > 0 { // the next pass comes after a pause
+			p.Step = client.ReplaceRebuild
+			return fmt.Errorf("%d objects are not whole without it: they are rebuilt again", left)
 		}
 		if err := r.moved(ctx, p, client.ReplaceRetire, "is needed by no object"); err != nil {
 			return err
@@ -372,36 +373,53 @@ func (s *System) listedObjects(ctx context.Context, each func(objectRef) error) 
 	return ctx.Err()
 }
 
-// stillNeeded counts objects that are not whole without a backend that left:
-// each is asked for, with every shard.
+// stillNeeded counts objects that are not whole without a backend that left. Each
+// object is asked for, with every shard; one that lacks something is repaired.
+// An error says that something could not be repaired yet. What is lost, and names
+// nothing on this backend, is no reason to keep it.
 func (s *System) stillNeeded(ctx context.Context, b backend.Backend) (int, error) {
-	losses, _, _ := s.health.lostNow()
 	var mu sync.Mutex
 	left := 0
 	work := newWorkers(ctx, s.cfg.UploadWorkers*4)
 	err := s.listedObjects(ctx, func(o objectRef) error {
 		return work.do(func(ctx context.Context) error {
-			report, err := s.engine.VerifyKey(ctx, o.Key, zstor.VerifyOptions{})
-			if errors.Is(err, zstor.ErrNotFound) {
-				return nil // removed meanwhile
-			}
-			if err != nil {
-				return err
-			}
-			if !s.wholeWithout(report, b, losses) {
+			needs, err := s.needs(ctx, o.Key, b)
+			if needs {
 				mu.Lock()
 				left++
 				mu.Unlock()
 			}
-			return nil
+			return err
 		})
 	})
 	return left, errors.Join(err, work.wait())
 }
 
+// needs says whether an object is not whole without b.
+func (s *System) needs(ctx context.Context, key string, b backend.Backend) (bool, error) {
+	report, err := s.engine.VerifyKey(ctx, key, zstor.VerifyOptions{})
+	if err == nil && !s.wholeWithout(report, b) {
+		if err = s.mayWrite(ctx); err == nil {
+			report, err = s.objects.RebuildKey(ctx, key, zstor.RebuildOptions{Evacuate: true, LeaveUnreachable: true})
+		}
+	}
+	named := slices.ContainsFunc(report.Object.Shards, func(sh zstor.Shard) bool { return sameBackend(sh.Backend, b) })
+	switch {
+	case errors.Is(err, zstor.ErrNotFound):
+		return false, nil // removed meanwhile
+	case isLost(err) && !named && report.Object.MetaHolders >= quorum:
+		s.happened(ctx, eventDamage, key, "an object cannot be read any more, and names nothing on %s: %v", b.ID, err)
+		return false, nil
+	case err != nil:
+		return named, err
+	}
+	return named || report.Object.MetaHolders < quorum, nil
+}
+
 // wholeWithout says whether nothing of an object is missing but what is on
 // backends of the set that are lost too: those have a saga of their own.
-func (s *System) wholeWithout(report zstor.Report, b backend.Backend, losses map[string]loss) bool {
+func (s *System) wholeWithout(report zstor.Report, b backend.Backend) bool {
+	losses, _, _ := s.health.lostNow()
 	for _, sh := range report.Shards {
 		_, lost := losses[sh.Backend.ID]
 		if sameBackend(sh.Backend, b) || sh.State != zstor.Good && !(lost && sh.State == zstor.Unreachable) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/backend/static"
+	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/internal/testenv"
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/client"
@@ -413,4 +414,35 @@ func TestReplaceWithinLimits(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, client.ReplaceDone, sagas(t, f)["data1"].Step)
 	sameFiles(t, f, files)
+}
+
+// An object that cannot be rebuilt keeps the backend that its record names from
+// being given back: it may come back with what the object needs.
+func TestReplaceKeepsWhatCannotBeRebuilt(t *testing.T) {
+	t.Parallel()
+	env, w := replaceEnv(t)
+	f := env.Frontend(t)
+	files := writeSome(t, f, "a", "b", "c")
+	f.MustSync(t)
+	_, err := f.Evict(t.Context(), 0)
+	require.NoError(t, err)
+	var lost zstor.Object
+	for e, err := range qsfs.Engine(f.System).List(t.Context()) {
+		require.NoError(t, err)
+		obj, err := qsfs.Engine(f.System).LookupKey(t.Context(), e.Key)
+		require.NoError(t, err)
+		if obj.Size > lost.Size {
+			lost = obj
+		}
+	}
+	require.Greater(t, lost.Size, int64(500_000))
+	_, err = qsfs.Engine(f.System).RemoveShards(t.Context(), lost)
+	require.NoError(t, err)
+	w.Kill(t, "data1")
+	// With five of five, every record names data1.
+	require.Eventually(t, func() bool { return strings.Contains(sagas(t, f)["data1"].Error, "could not be rebuilt") }, 60*time.Second, 50*time.Millisecond)
+	require.Equal(t, client.ReplaceRebuild, sagas(t, f)["data1"].Step)
+	report, err := f.Check(t.Context(), client.CheckRequest{})
+	require.NoError(t, err)
+	require.Positive(t, report.Files-report.OK)
 }
