@@ -422,7 +422,7 @@ func TestReplaceKeepsWhatCannotBeRebuilt(t *testing.T) {
 	t.Parallel()
 	env, w := replaceEnv(t)
 	f := env.Frontend(t)
-	files := writeSome(t, f, "a", "b", "c")
+	writeSome(t, f, "a", "b", "c")
 	f.MustSync(t)
 	_, err := f.Evict(t.Context(), 0)
 	require.NoError(t, err)
