@@ -343,9 +343,10 @@ func TestScrubRunsByItself(t *testing.T) {
 		report, err := qsfs.Engine(f.System).Verify(t.Context(), qsfs.ObjectPath(f.System, row.ObjectPath), zstor.VerifyOptions{})
 		return err == nil && report.Healthy()
 	}, 30*time.Second, 100*time.Millisecond, "an automatic scrub repairs")
-	events, err := f.Events(t.Context(), row.Path, 10)
-	require.NoError(t, err)
-	require.NotEmpty(t, events.Events)
+	require.Eventually(t, func() bool {
+		events, err := f.Events(t.Context(), row.Path, 10)
+		return err == nil && len(events.Events) > 0
+	}, 30*time.Second, 50*time.Millisecond)
 }
 
 // why tells of a path in the mount which files hold it and where their shards are.
