@@ -43,6 +43,7 @@ type checkpointer struct {
 	unreconciled atomic.Bool // what is stored is not known yet
 	reconciling  sync.Mutex
 
+	partial atomic.Bool // a manifest is on three metadata backends only
 	rewrite atomic.Bool // the newest manifest is damaged: the next checkpoint is made although nothing is new, with a whole one
 
 	base    *manifest // the newest manifest without a base of its own; never changed

@@ -73,7 +73,7 @@ func (c *checkpointer) commit(ctx context.Context, cut *cutState) error {
 	if err := c.sys.store.ForgetObjectsBelow(ctx, manifestObject+"@", ref.Object, c.baseRef.Object); err != nil {
 		c.log.Warn("placements of old manifests stay", "err", err)
 	}
-	c.degraded.Store(degraded)
+	c.degraded.Store(degraded || c.partial.Load())
 	c.committedSeq.Store(cut.seq)
 	c.committedCut.Store(cut.cut)
 	c.committedAt.Store(int64(boottime.Now()))
@@ -184,6 +184,9 @@ func (c *checkpointer) storeEncoded(ctx context.Context, m *manifest) (ref fileR
 	}
 	if err := c.sys.confirm(ctx, obj); err != nil {
 		return fileRef{}, err
+	}
+	if obj.Degraded {
+		c.partial.Store(true)
 	}
 	if ids := shardBackends(obj); ids != nil {
 		if err := c.sys.store.SetPlacements(ctx, path, ids); err != nil {

@@ -31,13 +31,14 @@ func (s *System) complete(ctx context.Context) error {
 		}
 		completed++
 	}
-	if completed == 0 || len(errs) > 0 {
+	if len(errs) > 0 || completed == 0 && !s.check.partial.Load() {
 		return errors.Join(errs...)
 	}
 	if err := s.completeManifest(ctx); err != nil {
 		return err
 	}
 	s.check.degraded.Store(false)
+	s.check.partial.Store(false)
 	s.log.Info("degraded files are complete", "files", completed)
 	return nil
 }
@@ -64,16 +65,17 @@ func wholeOr(report zstor.Report, rel string, err error) error {
 	return nil
 }
 
+// completeManifest completes what leads to the files: the newest manifest, its
+// base, and the records before them.
 func (s *System) completeManifest(ctx context.Context) error {
-	c, err := s.store.LatestCommitted(ctx)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
-	}
+	manifests, err := s.manifests(ctx)
 	if err != nil {
 		return err
 	}
-	if err := s.completeObject(ctx, c.Manifest); err != nil {
-		return err
+	for _, m := range manifests {
+		if err := s.completeObject(ctx, m.ref.Object); err != nil {
+			return err
+		}
 	}
 	_, err = s.checkRecords(ctx, true)
 	return err

@@ -404,3 +404,30 @@ func TestWhy(t *testing.T) {
 	assert.EqualValues(t, r.Files, r.OK)
 	assert.GreaterOrEqual(t, r.Files, int64(4))
 }
+
+// What leads to the files is completed too when the fourth metadata backend is
+// back: the manifest, its base, the head.
+func TestManifestIsCompleted(t *testing.T) {
+	t.Parallel()
+	env := testenv.New(t, testenv.Options{})
+	f := env.Frontend(t)
+	writeSome(t, f, "a", "b", "c", "d", "e", "f")
+	f.MustSync(t)
+	env.Faults.Down(addressOf(t, env, "meta3"))
+	require.NoError(t, f.Stop())
+	f = env.FrontendIn(t, f.Dir) // its first manifest is a whole one
+	for i := range 3 {
+		f.Write(t, "g", random(uint64(i), 1000))
+		f.MustSync(t)
+	}
+	r := check(t, f)
+	assert.Positive(t, r.Degraded)
+	env.Faults.Up(addressOf(t, env, "meta3"))
+	require.Eventually(t, func() bool {
+		r, err := f.Check(t.Context(), client.CheckRequest{})
+		return err == nil && len(r.Damage) == 0
+	}, 60*time.Second, 200*time.Millisecond)
+	st, err := f.Status(t.Context())
+	require.NoError(t, err)
+	assert.NotContains(t, strings.Join(st.Notes, " "), "three of four")
+}

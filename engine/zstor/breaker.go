@@ -148,6 +148,7 @@ func (c *connections) probeLocked(br *breaker) {
 		case !br.open: // an operation that was under way was answered meanwhile
 		case isAnswer(err):
 			br.close()
+			c.log.Info("backend answers again", "backend", br.b.ID, "address", br.b.Address)
 			delete(c.failed, keyOf(br.b))
 		default:
 			br.err = err
@@ -188,6 +189,7 @@ func (c *connections) failedLocked(b backend.Backend, err error, weight int) {
 	br.err = err
 	if !br.open && (br.failures >= breakerFailures || br.row > 0) {
 		br.trip()
+		c.log.Warn("backend is not asked for a while", "backend", b.ID, "address", b.Address, "failures", br.failures, "err", err)
 	}
 }
 

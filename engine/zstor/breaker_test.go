@@ -3,6 +3,7 @@ package zstor
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -129,7 +130,7 @@ func TestBreakerGrowsAndProbesOnce(t *testing.T) {
 		net := zstortest.New()
 		data, _ := net.Make(1, 1)
 		probes := &counting{Net: net}
-		c := newConnections(probes, 30*time.Second, 500*time.Millisecond)
+		c := newConnections(probes, 30*time.Second, 500*time.Millisecond, slog.New(slog.DiscardHandler))
 		defer func() { assert.NoError(t, c.close()) }()
 		net.At(data[0]).Fail(zstortest.Down)
 		get := func() error {

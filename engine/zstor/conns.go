@@ -3,6 +3,7 @@ package zstor
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ type connections struct {
 	// patience is how long an operation waits for the probe of an open breaker.
 	patience time.Duration
 
+	log    *slog.Logger
 	life   context.Context // of probes
 	end    context.CancelFunc
 	probes sync.WaitGroup
@@ -46,8 +48,8 @@ type connection struct {
 	stale bool // under c.mu: close with the last user
 }
 
-func newConnections(d backend.Dialer, timeout, patience time.Duration) *connections {
-	c := &connections{dialer: d, timeout: timeout, patience: patience,
+func newConnections(d backend.Dialer, timeout, patience time.Duration, log *slog.Logger) *connections {
+	c := &connections{dialer: d, log: log, timeout: timeout, patience: patience,
 		conns: map[connKey]*connection{}, failed: map[connKey]time.Time{}, breakers: map[connKey]*breaker{}}
 	c.life, c.end = context.WithCancel(context.Background())
 	return c

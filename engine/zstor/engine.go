@@ -116,7 +116,7 @@ func Open(cfg Config, opts Options) (*Engine, error) {
 	e := &Engine{opts: opts, log: opts.Logger, cfg: cfg.clone()}
 	e.log = e.log.With("component", "zstor")
 	e.mem = newMemory(opts.MemoryLimit, opts.SpillAbove, opts.TempDir)
-	e.conns = newConnections(opts.Dialer, opts.Timeout, opts.HedgeAfter)
+	e.conns = newConnections(opts.Dialer, opts.Timeout, opts.HedgeAfter, e.log)
 	e.stopped, e.stop = context.WithCancel(context.Background())
 	return e, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -235,7 +236,11 @@ func (o *op) bring(ctx context.Context, obj *Object, g *generation, st *metaStat
 	obj.Key, obj.Path = o.event.Key, o.event.Path
 	obj.MetaHolders, obj.Degraded = holders, holders < metaFull
 	if obj.Degraded {
-		o.log.Warn("record is on three of four metadata backends", "key", obj.Key, "err", st.errs())
+		level, err := slog.LevelWarn, st.errs()
+		if errors.Is(err, ErrBreakerOpen) {
+			level = slog.LevelDebug // that it does not answer was told when its breaker opened
+		}
+		o.log.Log(ctx, level, "record is on three of four metadata backends", "key", obj.Key, "err", err)
 	}
 	return nil
 }
