@@ -47,8 +47,9 @@ type externalSpace struct {
 	under int64  // length of the index file just below it
 }
 
-// jumper has the zdb go on to its next pair; *zdb.Admin.
+// jumper asks the zdb, and has it go on to its next pair; *zdb.Admin.
 type jumper interface {
+	Info(ctx context.Context, name string) (backend.NamespaceInfo, error)
 	Jump(ctx context.Context, name string, password backend.Secret) error
 }
 
@@ -86,6 +87,19 @@ func (x *externalSpace) active() (id uint32, entries, ok bool, err error) {
 	defer x.top.Unlock()
 	length, ok, err := x.climb()
 	return x.high, length > segment.IndexHeaderSize, ok, err
+}
+
+// activeNow is active, where zdb itself tells whether the pair has entries: our
+// own zdb writes them to the index file later.
+func (x *externalSpace) activeNow(ctx context.Context) (id uint32, entries, ok bool, err error) {
+	info, err := x.admin.Info(ctx, x.name)
+	if err != nil {
+		return 0, false, false, err
+	}
+	x.top.Lock()
+	defer x.top.Unlock()
+	_, ok, err = x.climb()
+	return x.high, info.NextID > x.below, ok, err
 }
 
 // climb finds the highest pair from the one that was the highest before, and
@@ -383,6 +397,7 @@ func (x *externalSpace) jumped(e hooks.Event) error {
 	}
 	delete(x.stamps, closed)
 	j := x.jump
+	x.log.Debug("zdb closed a pair", "pair", closed, "dirty", len(e.Dirty), "for_a_cut", j != nil)
 	switch {
 	case j == nil:
 		return nil // because it was full: the next cut copies what changed

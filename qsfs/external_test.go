@@ -96,6 +96,11 @@ func (z *besideZdb) flag(id uint32, value byte) {
 	require.NoError(z.t, errors.Join(err, f.Close()))
 }
 
+func (z *besideZdb) Info(context.Context, string) (backend.NamespaceInfo, error) {
+	files, err := z.x.Files()
+	return backend.NamespaceInfo{NextID: files.Slots}, err
+}
+
 func (z *besideZdb) Jump(context.Context, string, backend.Secret) error {
 	if z.before != nil {
 		z.before()

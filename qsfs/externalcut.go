@@ -113,7 +113,7 @@ const cutTries = 5
 
 func (x *externalSpace) cutRunning(ctx context.Context, r cutRequest) (*jumping, error) {
 	for range cutTries {
-		active, entries, ok, err := x.active()
+		active, entries, ok, err := x.activeNow(ctx)
 		if err != nil || !ok {
 			return nil, err
 		}
@@ -130,7 +130,7 @@ func (x *externalSpace) cutRunning(ctx context.Context, r cutRequest) (*jumping,
 		x.mu.Lock()
 		err = j.copy(x, active-1)
 		x.mu.Unlock()
-		now, entries, _, activeErr := x.active()
+		now, entries, _, activeErr := x.activeNow(ctx)
 		if err := errors.Join(err, activeErr); err != nil {
 			j.discard()
 			return nil, err
@@ -149,6 +149,7 @@ func (x *externalSpace) jumpAndCopy(ctx context.Context, r cutRequest, active ui
 	x.jump = j
 	x.mu.Unlock()
 	err := x.admin.Jump(ctx, x.name, "")
+	x.log.Debug("zdb was told to go on to its next pair", "active", active, "err", err)
 	x.mu.Lock()
 	x.jump = nil
 	x.mu.Unlock()
