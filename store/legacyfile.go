@@ -165,7 +165,6 @@ func CopyLegacy(f LegacyFile, dir string) (LegacyFile, error) {
 	defer os.RemoveAll(temp) //nolint:errcheck // what is left there is of no use, and does no harm
 	base := filepath.Base(f.Origin)
 	whole := sha256.New()
-	var parts []string
 	for _, part := range legacyParts {
 		if part != "" && f.Kind != LegacySQLite {
 			continue
@@ -177,7 +176,6 @@ func CopyLegacy(f LegacyFile, dir string) (LegacyFile, error) {
 		if err != nil {
 			return f, fmt.Errorf("copy %s: %w", f.Origin+part, err)
 		}
-		parts = append(parts, part)
 	}
 	if err := os.WriteFile(filepath.Join(temp, legacyOrigin), []byte(f.Origin), 0o600); err != nil {
 		return f, err
