@@ -16,7 +16,7 @@ BUILD_ENV := CGO_ENABLED=0 $(if $(filter Linux,$(GOOS_HOST)),,GOOS=linux)
 PREFIX ?= /usr/local
 TAGS ?=
 
-.PHONY: help build demo test test-all lint bench install clean go-is-there
+.PHONY: help build demo test test-all lint bench screenshots install clean go-is-there
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -48,6 +48,9 @@ lint: go-is-there ## vet, staticcheck, formatting, the direction of imports, ano
 	$(GO) tool staticcheck ./...
 	$(GO) run ./internal/tools/layers
 	GOOS=darwin $(GO) vet ./...
+
+screenshots: go-is-there ## docs/screenshots: dashboard and status of a running system (needs chromium).
+	QUANTUMD_SCREENSHOTS=$(CURDIR)/docs/screenshots $(GO) test -count=1 -run TestScreenshots ./cmd/quantumd
 
 bench: go-is-there ## Benchmarks: ours, and the real peers named by ZDB_BIN and ZSTOR_BIN.
 	$(GO) test -run '^$$' -bench . -benchtime 1s ./engine/... ./store/...

@@ -86,17 +86,15 @@ func TestInBrowser(t *testing.T) {
 // keyboard walks through the page by Tab, and pauses it.
 func keyboard(t *testing.T, p *browser.Page, s *told) {
 	var order []string
-	for range 5 {
+	for range 4 {
 		p.Press(t, "Tab")
 		var at string
 		p.Eval(t, `(e => e.id || e.className || e.tagName)(document.activeElement)`, &at)
 		order = append(order, at)
+		p.Eventually(t, `getComputedStyle(document.activeElement).outlineStyle === "solid"`) // the focus can be seen
 	}
-	assert.Equal(t, []string{"skip", "pause", "scroll", "scroll tall"}, order[:4])
-	var visible bool
+	assert.Equal(t, []string{"skip", "pause", "scroll", "scroll tall"}, order)
 	p.Eval(t, `document.querySelector("#pause").focus() || true`, nil)
-	p.Eval(t, `getComputedStyle(document.querySelector("#pause")).outlineStyle !== "none"`, &visible)
-	assert.True(t, visible, "the focus can be seen")
 	p.Press(t, " ")
 	assert.Equal(t, "Paused", p.Text(t, "#live"))
 	s.set(func(s *told) { s.status.State = client.StateFenced })

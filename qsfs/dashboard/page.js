@@ -24,7 +24,7 @@
   };
   const since = t => {
     const at = Date.parse(t);
-    return at > 0 ? span(Math.max(0, (Date.now() - at) / 1000)) : '–';
+    return at > 0 ? span(Math.max(1, (Date.now() - at) / 1000)) : '–';
   };
   const count = n => n.toLocaleString('en');
   const rows = (id, pairs) => $(id).replaceChildren(...pairs.flatMap(([k, v, cls]) => [el('dt', k), el('dd', v, cls)]));
@@ -75,9 +75,9 @@
       ['Cache', size(c.bytes) + ' of ' + size(c.limit)],
       ['Disk free', size(d.free_bytes) + ' of ' + size(d.total_bytes), d.total_bytes && d.free_bytes < d.total_bytes / 20 ? 'bad' : ''],
       ['Sent', size(s.transfer.sent_bytes)], ['Fetched', size(s.transfer.fetched_bytes)],
-      ...s.namespaces.map(n => ['Ids of ' + n.name, (100 * n.ids / n.limit).toFixed(n.ids * 1000 < n.limit ? 3 : 1) + ' % used', n.ids * 2 > n.limit ? 'warn' : ''])]);
+      ...s.namespaces.map(n => [n.name + ' ids', (100 * n.ids / n.limit).toFixed(n.ids * 1000 < n.limit ? 3 : 1) + ' % used', n.ids * 2 > n.limit ? 'warn' : ''])]);
     rows('protection', [
-      ...s.redundancy.map(r => [(r.role === 'meta' ? 'Metadata' : 'Data') + ' backends that may still be lost',
+      ...s.redundancy.map(r => [(r.role === 'meta' ? 'Metadata' : 'Data') + ' backends to spare',
         r.tolerated + ' of ' + r.full, r.tolerated <= 0 ? 'bad' : r.tolerated < r.full ? 'warn' : 'good']),
       ...scrub(s.scrub),
       ['Generation of backends', String(s.generation)], ['Epoch', String(s.epoch)]]);
