@@ -411,7 +411,9 @@ func TestManifestIsCompleted(t *testing.T) {
 	t.Parallel()
 	env := testenv.New(t, testenv.Options{})
 	f := env.Frontend(t)
-	writeSome(t, f, "a", "b", "c", "d", "e", "f")
+	for _, name := range strings.Split("abcdefghijklmnopqrst", "") { // many: a later manifest is a delta
+		writeSome(t, f, name)
+	}
 	f.MustSync(t)
 	env.Faults.Down(addressOf(t, env, "meta3"))
 	require.NoError(t, f.Stop())
