@@ -54,10 +54,20 @@ type written struct {
 // TestChaos is rounds of: write, one random fault, heal. After each every byte is
 // there, nothing waits, a check finds nothing, and no hand was needed. Once per
 // fault, or 200 rounds with QUANTUMD_LONG=1; CHAOS_ROUNDS and CHAOS_SEED choose.
+// Embedded is one daemon; External has zdb and zstor as programs beside it, which
+// are killed too.
 func TestChaos(t *testing.T) {
+	t.Run("Embedded", func(t *testing.T) { runChaos(t, false) })
+	t.Run("External", func(t *testing.T) { runChaos(t, true) })
+}
+
+func runChaos(t *testing.T, external bool) {
 	needsFUSE(t)
-	c := newChaos(t)
+	c := newChaos(t, external)
 	faults := c.faults()
+	if external {
+		faults = append(c.externalFaults(), faults...)
+	}
 	rounds := len(faults)
 	if os.Getenv("QUANTUMD_LONG") != "" {
 		rounds = 200
@@ -81,7 +91,7 @@ func TestChaos(t *testing.T) {
 	require.Zero(t, c.stop(os.Interrupt))
 }
 
-func newChaos(t *testing.T) *chaos {
+func newChaos(t *testing.T, external bool) *chaos {
 	seed := uint64(time.Now().UnixNano())
 	if n, err := strconv.ParseUint(os.Getenv("CHAOS_SEED"), 10, 64); err == nil {
 		seed = n
@@ -92,6 +102,9 @@ func newChaos(t *testing.T) *chaos {
 		files: &written{sums: map[string][32]byte{}, coming: map[string][32]byte{}}}
 	c.env = append(c.env, "QUANTUMD_MIN_SHARDS=3", "QUANTUMD_EXPECTED_SHARDS=5", "QUANTUMD_ZDB_DATA_SIZE=1M", "QUANTUMD_RETRY_INTERVAL=2s",
 		"QUANTUMD_ZDB_ROTATE_TIME=3s", "QUANTUMD_REPLACE={after: 2s, max_per_day: 0}")
+	if external {
+		c.env = append(c.env, append(ownPrograms(t, dir), "QUANTUMD_ENGINE={zdb: external, zstor: external}")...)
+	}
 	c.run(0, "deploy", "--local", "--dir", c.b)
 	c.f = filepath.Join(dir, "f0")
 	return c
@@ -157,6 +170,27 @@ func (c *chaos) faults() []fault {
 			c.gone(d)
 		}},
 		{name: "the machine is lost", do: c.loseMachine},
+	}
+}
+
+// externalFaults are those of programs beside the daemon, which starts them again.
+func (c *chaos) externalFaults() []fault {
+	kill := func(name string) func() {
+		return func() {
+			story := &externalStory{user: c.user}
+			old := story.pidOf(c.f, name)
+			require.NoError(c.t, syscall.Kill(old, syscall.SIGKILL))
+			require.Eventually(c.t, func() bool { pid := story.pidOf(c.f, name); return pid != 0 && pid != old }, time.Minute, 20*time.Millisecond)
+		}
+	}
+	return []fault{
+		{name: "kill -9 of zdb", do: kill("zdb")},
+		{name: "kill -9 of zstor", do: kill("zstor")},
+		{name: "kill -9 of daemon, zdb and zstor", do: func() {
+			c.kill()
+			kill("zdb")()
+			kill("zstor")()
+		}, undo: c.start},
 	}
 }
 
@@ -374,6 +408,7 @@ func (c *chaos) loseMachine() {
 	}
 	c.files.mu.Unlock()
 	c.kill()
+	clear(c.f) // programs beside it
 	require.NoError(c.t, os.RemoveAll(c.f))
 	c.machine++
 	c.f = filepath.Join(c.dir, fmt.Sprintf("f%d", c.machine))
