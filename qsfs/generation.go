@@ -48,14 +48,6 @@ func (m member) backend() backend.Backend {
 	return b
 }
 
-func membersOf(list []backend.Backend) []member {
-	out := make([]member, len(list))
-	for i, b := range list {
-		out[i] = memberOf(b)
-	}
-	return out
-}
-
 // list gives the backends of the set, in order: that of the metadata backends
 // is part of the format.
 func (g *generation) list() []backend.Backend { return backendsOf(g.Backends) }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -221,6 +222,11 @@ func (w *healthWatch) weigh(set []backend.Backend) {
 		losses[b.ID] = l
 	}
 	w.losses = losses
+	for id := range w.suspects {
+		if !slices.ContainsFunc(set, func(b backend.Backend) bool { return b.ID == id }) {
+			delete(w.suspects, id)
+		}
+	}
 }
 
 // lost says whether, and why, a backend cannot be relied on.

@@ -96,6 +96,9 @@ func countBackends(st *client.Status, role backend.Role, spare bool, states ...b
 	n := 0
 	for _, b := range st.Backends {
 		for _, state := range states {
+			if b.Relieved && state == backend.Full {
+				continue // as it is meant to be
+			}
 			if b.Role == string(role) && b.Spare == spare && b.State == string(state) {
 				n++
 			}

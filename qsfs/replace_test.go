@@ -21,6 +21,7 @@ import (
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
+	"github.com/threefoldtech/quantumd/store"
 )
 
 // replaceEnv is a set of 3+2 whose lost backends are replaced at once.
@@ -445,4 +446,37 @@ func TestReplaceKeepsWhatCannotBeRebuilt(t *testing.T) {
 	report, err := f.Check(t.Context(), client.CheckRequest{})
 	require.NoError(t, err)
 	require.Positive(t, report.Files-report.OK)
+}
+
+// A disk that damages what it holds is found by a scrub, and replaced although
+// its zdb answers.
+func TestReplaceAFailingDisk(t *testing.T) {
+	t.Parallel()
+	env, _ := replaceEnv(t)
+	env.Config.Replace.After = config.Duration(time.Second)
+	f := env.Frontend(t)
+	files := map[string][]byte{}
+	for i := range 12 { // a checkpoint each: enough objects
+		for name, data := range writeSome(t, f, fmt.Sprintf("f%d", i)) {
+			files[name] = data
+		}
+		f.MustSync(t)
+	}
+	rotten := 0
+	for _, row := range rowsOf(t, f, store.KindData) {
+		for _, sh := range objectOf(t, f, row.ObjectPath).Shards {
+			if sh.Backend.ID == "data3" {
+				rotShard(t, env, sh)
+				rotten++
+			}
+		}
+	}
+	require.GreaterOrEqual(t, rotten, 10)
+	report := scrub(t, f, client.ScrubRequest{Repair: true})
+	require.Zero(t, report.Lost)
+	done := replaced(t, f, "data3")
+	require.Contains(t, done["data3"].Reason, "damaged")
+	_, err := f.Evict(t.Context(), 0)
+	require.NoError(t, err)
+	sameFiles(t, f, files)
 }

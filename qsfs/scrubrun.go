@@ -202,6 +202,9 @@ func (r *scrubRun) repair(ctx context.Context, out *scrubbed, report zstor.Repor
 		if shard.State == zstor.Damaged || shard.State == zstor.Missing {
 			bad = append(bad, shard.Index)
 		}
+		if shard.State == zstor.Damaged {
+			r.sys.health.suspect(shard.Backend.ID)
+		}
 	}
 	if out.wrong != nil {
 		r.replaceWrong(ctx, out)

@@ -87,10 +87,12 @@ func (s *System) backendStatus(st *client.Status) {
 	for _, k := range s.engine.Backends() {
 		breakers[k.Backend.ID] = k
 	}
+	g := s.current()
 	for _, b := range order {
 		h := health[b.ID]
+		_, inSet := g.find(b.ID)
 		entry := client.Backend{ID: b.ID, Role: string(b.Role), Address: b.Address.String(), Namespace: b.Namespace,
-			Group: b.Group, State: string(h.State), Since: h.Since, PID: h.PID, Dir: h.Dir, Spare: b.Spare,
+			Group: b.Group, State: string(h.State), Since: h.Since, PID: h.PID, Dir: h.Dir, Spare: b.Spare && !inSet, Relieved: b.Spare && inSet,
 			LatencySeconds: h.Latency.Seconds(), UsedBytes: h.Used, LimitBytes: h.Limit, FreeBytes: h.Free, Entries: h.Entries}
 		if k := breakers[b.ID]; k.Breaker != zstor.BreakerClosed {
 			entry.Breaker, entry.BreakerFailures = string(k.Breaker), k.Failures

@@ -119,8 +119,9 @@ type Backend struct {
 	Breaker         string `json:"breaker,omitempty"` // open, half-open: the backend gave no answer again and again, and is not asked for a while
 	BreakerFailures int    `json:"breaker_failures"`  // moments without an answer, in a row
 
-	Spare          bool    `json:"spare,omitempty"`
-	LatencySeconds float64 `json:"latency_seconds"` // of the last answer
+	Spare          bool    `json:"spare,omitempty"`    // waits to take the place of a lost one
+	Relieved       bool    `json:"relieved,omitempty"` // was full: keeps what it holds, gets nothing new
+	LatencySeconds float64 `json:"latency_seconds"`    // of the last answer
 	UsedBytes      int64   `json:"used_bytes"`
 	LimitBytes     int64   `json:"limit_bytes"` // zero: none
 	FreeBytes      int64   `json:"free_bytes"`  // on its disk
