@@ -163,7 +163,7 @@ func (p *pusher) leave(ctx context.Context, client *http.Client) {
 	if p.url == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	if err := deleteGroup(ctx, client, p.pusher(client, p.url)); err != nil {
 		p.log.Debug("what was pushed stays on the pushgateway", "err", err)
