@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -62,7 +63,7 @@ func TestNotify(t *testing.T) {
 	env := testenv.New(t, testenv.Options{})
 	f := env.Frontend(t)
 	s := &told{}
-	var errs bytes.Buffer
+	var errs said
 	a := &app{stdin: strings.NewReader(""), stdout: io.Discard, stderr: &errs}
 	t.Setenv("WATCHDOG_USEC", "300000")
 	t.Setenv("WATCHDOG_PID", "")
@@ -75,6 +76,13 @@ func TestNotify(t *testing.T) {
 		return c, nil
 	}, cancel)
 	n.send, n.every = s.send, 20*time.Millisecond
+	var hangs atomic.Bool
+	n.alive = func(ctx context.Context) error {
+		if hangs.Load() {
+			return &qsfs.HangError{Parts: []string{"tree"}}
+		}
+		return f.Alive(ctx)
+	}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -92,6 +100,12 @@ func TestNotify(t *testing.T) {
 	require.Eventually(t, func() bool { return s.count("READY=1") == 2 }, 20*time.Second, 10*time.Millisecond)
 	before := s.count("WATCHDOG=1")
 	require.Eventually(t, func() bool { return s.count("WATCHDOG=1") > before+1 }, 20*time.Second, 10*time.Millisecond, "it goes on")
+	hangs.Store(true)
+	require.Eventually(t, func() bool { return strings.Contains(errs.String(), "no sign of life") }, 20*time.Second, 10*time.Millisecond)
+	before = s.count("WATCHDOG=1")
+	looks := strings.Count(errs.String(), "no sign of life")
+	require.Eventually(t, func() bool { return strings.Count(errs.String(), "no sign of life") > looks+1 }, 20*time.Second, 10*time.Millisecond)
+	assert.Equal(t, before, s.count("WATCHDOG=1"), "the manager is to end what hangs")
 	cancel()
 	<-ended
 	s.waitFor(t, "STOPPING=1")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"sync"
@@ -28,11 +29,13 @@ type notifier struct {
 
 	every  time.Duration // pause between two STATUS
 	send   func(state string) error
+	alive  func(context.Context) error
+	log    *slog.Logger
 	status string // that was sent last
 }
 
 func newNotifier(a *app, sys *qsfs.System, load func() (*config.Config, error), stop func()) *notifier {
-	return &notifier{app: a, sys: sys, load: load, stop: stop, every: 10 * time.Second, send: func(state string) error {
+	return &notifier{app: a, sys: sys, load: load, stop: stop, every: 10 * time.Second, alive: sys.Alive, log: a.logger(), send: func(state string) error {
 		_, err := daemon.SdNotify(false, state)
 		return err
 	}}
@@ -40,7 +43,7 @@ func newNotifier(a *app, sys *qsfs.System, load func() (*config.Config, error), 
 
 func (n *notifier) tell(state string) {
 	if err := n.send(state); err != nil {
-		n.app.logger().Warn("the service manager cannot be told", "state", state, "err", err)
+		n.log.Warn("the service manager cannot be told", "state", state, "err", err)
 	}
 }
 
@@ -79,14 +82,14 @@ func (n *notifier) watchdog(ctx context.Context, interval time.Duration) {
 	defer tick.Stop()
 	for {
 		asking, cancel := context.WithTimeout(ctx, interval/3)
-		err := n.sys.Alive(asking)
+		err := n.alive(asking)
 		cancel()
 		var hang *qsfs.HangError
 		switch {
 		case ctx.Err() != nil:
 			return
 		case errors.As(err, &hang):
-			n.app.logger().Error("no sign of life for the watchdog", "err", err)
+			n.log.Error("no sign of life for the watchdog", "err", err)
 		default:
 			n.tell(daemon.SdNotifyWatchdog)
 		}
