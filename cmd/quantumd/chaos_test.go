@@ -55,7 +55,7 @@ type written struct {
 // there, nothing waits, a check finds nothing, and no hand was needed. Once per
 // fault, or 200 rounds with QUANTUMD_LONG=1; CHAOS_ROUNDS and CHAOS_SEED choose.
 // Embedded is one daemon; External has zdb and zstor as programs beside it, which
-// are killed too.
+// are killed too: the real ones that ZDB_BIN and ZSTOR_BIN name, else this program.
 func TestChaos(t *testing.T) {
 	t.Run("Embedded", func(t *testing.T) { runChaos(t, false) })
 	t.Run("External", func(t *testing.T) { runChaos(t, true) })
@@ -103,7 +103,10 @@ func newChaos(t *testing.T, external bool) *chaos {
 	c.env = append(c.env, "QUANTUMD_MIN_SHARDS=3", "QUANTUMD_EXPECTED_SHARDS=5", "QUANTUMD_ZDB_DATA_SIZE=1M", "QUANTUMD_RETRY_INTERVAL=2s",
 		"QUANTUMD_ZDB_ROTATE_TIME=3s", "QUANTUMD_REPLACE={after: 2s, max_per_day: 0}")
 	if external {
-		c.env = append(c.env, append(ownPrograms(t, dir), "QUANTUMD_ENGINE={zdb: external, zstor: external}")...)
+		c.env = append(c.env, "QUANTUMD_ENGINE={zdb: external, zstor: external}")
+		if os.Getenv("ZDB_BIN") == "" || os.Getenv("ZSTOR_BIN") == "" {
+			c.env = append(c.env, ownPrograms(t, dir)...)
+		}
 	}
 	c.run(0, "deploy", "--local", "--dir", c.b)
 	c.f = filepath.Join(dir, "f0")
