@@ -208,7 +208,8 @@ func (s *Store) Unsettled(ctx context.Context) (files, bytes int64, err error) {
 // DataFiles gives how many data files of a namespace are known, and the highest
 // id that one has.
 func (s *Store) DataFiles(ctx context.Context, namespace string) (count, highest int64, err error) {
-	err = s.db.DB.QueryRowContext(ctx, s.q(`SELECT count(*), coalesce(max(file_id), -1) FROM {files} WHERE namespace = ? AND kind = 'data'`), namespace).
+	err = s.db.DB.QueryRowContext(ctx, s.q(`SELECT coalesce((SELECT n FROM {datafiles} WHERE namespace = ?), 0),
+		coalesce((SELECT max(file_id) FROM {files} WHERE namespace = ? AND kind = 'data'), -1)`), namespace, namespace).
 		Scan(&count, &highest)
 	return count, highest, note(err, "data files of %s", namespace)
 }

@@ -214,11 +214,21 @@ var migrations = [][]string{
 		)`,
 		`CREATE INDEX {legacy_state} ON {legacy} (state, path)`,
 	},
+	{ // 6: the number of data files, for a look at a million of them
+		`CREATE TABLE {datafiles} (namespace TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID`,
+		`INSERT INTO {datafiles} SELECT namespace, count(*) FROM {files} WHERE kind = 'data' GROUP BY namespace`,
+		`CREATE TRIGGER {datafiles_insert} AFTER INSERT ON {files} WHEN NEW.kind = 'data' BEGIN
+			INSERT INTO {datafiles} VALUES (NEW.namespace, 1) ON CONFLICT (namespace) DO UPDATE SET n = n + 1;
+		END`,
+		`CREATE TRIGGER {datafiles_delete} AFTER DELETE ON {files} WHEN OLD.kind = 'data' BEGIN
+			UPDATE {datafiles} SET n = n - 1 WHERE namespace = OLD.namespace;
+		END`,
+	},
 }
 
 // tables of the newest schema.
 var tables = []string{"queue", "done", "sums", "files", "checkpoints", "generations", "backends", "events", "state",
-	"replacements", "places", "objects", "placements", "failures", "unsettled", "legacy"}
+	"replacements", "places", "objects", "placements", "failures", "unsettled", "legacy", "datafiles"}
 
 // migrate brings the schema to version target, in one transaction.
 func (b *base) migrate(ctx context.Context, target int) error {

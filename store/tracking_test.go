@@ -235,3 +235,25 @@ func TestState(t *testing.T) {
 	_, err = s.GetState(ctx, "b")
 	require.ErrorIs(t, err, ErrNotFound)
 }
+
+func TestDataFilesAreCounted(t *testing.T) {
+	t.Parallel()
+	s := openTemp(t, Options{})
+	ctx := t.Context()
+	file := func(ns string, id int64, kind Kind) File {
+		return File{Path: fmt.Sprintf("%s/%s%d", ns, kind, id), Namespace: ns, Kind: kind, FileID: id, Version: "1", Length: 10, State: FilePending}
+	}
+	rows := []File{file("a", 0, KindData), file("a", 7, KindData), file("a", 9, KindIndex), file("b", 1, KindData)}
+	require.NoError(t, s.UpsertFiles(ctx, rows...))
+	require.NoError(t, s.UpsertFiles(ctx, rows...)) // the same again
+	n, highest, err := s.DataFiles(ctx, "a")
+	require.NoError(t, err)
+	require.Equal(t, []int64{2, 7}, []int64{n, highest})
+	require.NoError(t, s.RemoveFiles(ctx, "a/data7", "a/index9", "a/unknown"))
+	n, highest, err = s.DataFiles(ctx, "a")
+	require.NoError(t, err)
+	require.Equal(t, []int64{1, 0}, []int64{n, highest})
+	n, highest, err = s.DataFiles(ctx, "none")
+	require.NoError(t, err)
+	require.Equal(t, []int64{0, -1}, []int64{n, highest})
+}
