@@ -1,13 +1,9 @@
 package qsfs
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -437,107 +433,4 @@ func (s *System) wholeWithout(report zstor.Report, b backend.Backend) bool {
 		}
 	}
 	return good >= quorum && report.Readable()
-}
-
-// rankedLists are lists of objects on disk, by how much each has lost.
-type rankedLists struct {
-	dir string
-	mu  sync.Mutex
-	out map[int]*os.File
-	buf map[int]*bufio.Writer
-}
-
-// maxRank is the rank of what is looked at first.
-const maxRank = 255
-
-func (l *rankedLists) add(rank int, o objectRef) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.out == nil {
-		l.out, l.buf = map[int]*os.File{}, map[int]*bufio.Writer{}
-	}
-	if l.out[rank] == nil {
-		f, err := os.CreateTemp(l.dir, ".rebuild-*")
-		if err == nil {
-			err = os.Remove(f.Name()) // it ends with us, also by a crash
-		}
-		if err != nil {
-			return &PathError{Path: l.dir, Err: err}
-		}
-		l.out[rank], l.buf[rank] = f, bufio.NewWriter(f)
-	}
-	return json.NewEncoder(l.buf[rank]).Encode(o)
-}
-
-// read gives all, those of the highest rank first.
-func (l *rankedLists) read(each func(objectRef) error) error {
-	ranks := []int{}
-	for rank := range l.out {
-		ranks = append(ranks, rank)
-	}
-	slices.SortFunc(ranks, func(a, b int) int { return b - a })
-	for _, rank := range ranks {
-		if err := l.buf[rank].Flush(); err != nil {
-			return err
-		}
-		if _, err := l.out[rank].Seek(0, io.SeekStart); err != nil {
-			return err
-		}
-		for d := json.NewDecoder(bufio.NewReader(l.out[rank])); ; {
-			var o objectRef
-			if err := d.Decode(&o); errors.Is(err, io.EOF) {
-				break
-			} else if err != nil {
-				return err
-			}
-			if err := each(o); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (l *rankedLists) close() {
-	for _, f := range l.out {
-		_ = f.Close() // it has no name any more
-	}
-}
-
-// workers run a bounded number of jobs at a time; the first error ends them.
-type workers struct {
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	room   chan struct{}
-	all    sync.WaitGroup
-}
-
-func newWorkers(ctx context.Context, n int) *workers {
-	w := &workers{room: make(chan struct{}, max(1, n))}
-	w.ctx, w.cancel = context.WithCancelCause(ctx)
-	return w
-}
-
-// do runs a job when there is room for it.
-func (w *workers) do(job func(context.Context) error) error {
-	select {
-	case w.room <- struct{}{}:
-	case <-w.ctx.Done():
-		return context.Cause(w.ctx)
-	}
-	w.all.Go(func() {
-		defer func() { <-w.room }()
-		if err := job(w.ctx); err != nil {
-			w.cancel(err)
-		}
-	})
-	return nil
-}
-
-// wait returns when all jobs ended.
-func (w *workers) wait() error {
-	w.all.Wait()
-	err := context.Cause(w.ctx)
-	w.cancel(nil)
-	return err
 }
