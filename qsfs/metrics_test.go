@@ -137,7 +137,7 @@ func TestMetricsTellOfFailures(t *testing.T) {
 	t.Parallel()
 	env := testenv.New(t, testenv.Options{})
 	registry := prometheus.NewRegistry()
-	f := env.Frontend(t, qsfs.WithRegisterer(registry))
+	f := env.Frontend(t, qsfs.WithRegisterer(registry), qsfs.WithDrainTime(5*time.Second))
 	f.Write(t, "a", random(1, 3<<20))
 	f.MustSync(t)
 	all := values(t, registry)

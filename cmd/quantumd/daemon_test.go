@@ -188,7 +188,7 @@ func TestStatusWatch(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- (&statusCmd{Watch: true, Every: 100 * time.Millisecond}).Run(ctx, a) }()
-	require.Eventually(t, func() bool { return strings.Contains(out.String(), " stopped\n") }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(out.String(), " stopped: ") }, 10*time.Second, 10*time.Millisecond)
 	f := env.FrontendIn(t, dir)
 	require.Eventually(t, func() bool { return strings.Contains(out.String(), " ok, ") }, 10*time.Second, 10*time.Millisecond)
 	require.NoError(t, f.Stop())

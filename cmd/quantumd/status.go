@@ -39,7 +39,8 @@ func (c *statusCmd) Run(ctx context.Context, a *app) error {
 	return statusCode(st)
 }
 
-// watch looks until ctx ends. A system that does not run may be about to.
+// watch looks until ctx ends. A system that does not run may be about to, and
+// one that ends answers with errors until it has.
 func (c *statusCmd) watch(ctx context.Context, a *app) error {
 	cl := a.client()
 	show := a.watchLines
@@ -50,9 +51,6 @@ func (c *statusCmd) watch(ctx context.Context, a *app) error {
 		st, err := cl.Status(ctx)
 		if ctx.Err() != nil {
 			return nil
-		}
-		if err != nil && !errors.Is(err, client.ErrNotRunning) {
-			return err
 		}
 		if err := show(st, err); err != nil {
 			return err
@@ -85,8 +83,12 @@ func (a *app) watchScreen(st *client.Status, failed error) error {
 // watchLines writes one line, or one document, for each look.
 func (a *app) watchLines(st *client.Status, failed error) error {
 	if failed != nil {
-		return a.print(map[string]any{"schema": client.SchemaVersion, "state": "stopped"}, func() {
-			a.printf("%s stopped", time.Now().Format(time.RFC3339))
+		state := "stopped"
+		if !errors.Is(failed, client.ErrNotRunning) { // it begins or ends just now, or has a trouble that is told
+			state = client.StateFailed
+		}
+		return a.print(map[string]any{"schema": client.SchemaVersion, "state": state, "error": failed.Error()}, func() {
+			a.printf("%s %s: %s", time.Now().Format(time.RFC3339), state, oneLine(failed.Error()))
 		})
 	}
 	return a.print(st, func() { a.printf("%s %s", time.Now().Format(time.RFC3339), statusLine(st)) })
