@@ -53,7 +53,7 @@ func (s *told) count(part string) int {
 
 func (s *told) waitFor(t *testing.T, part string) {
 	t.Helper()
-	require.Eventually(t, func() bool { return s.count(part) > 0 }, 20*time.Second, 10*time.Millisecond, "the manager was not told %s: %v", part, s.list)
+	require.Eventually(t, func() bool { return s.count(part) > 0 }, 20*time.Second, 10*time.Millisecond, "the manager was not told %s", part)
 }
 
 // The service manager is told READY, STATUS, RELOADING and STOPPING, and
