@@ -59,11 +59,11 @@ func (r *replacer) rebuildAll(ctx context.Context, due []store.Replacement) {
 // finish verifies and retires.
 func (r *replacer) finish(ctx context.Context, p *store.Replacement) error {
 	g := r.sys.current()
-	i := slices.IndexFunc(g.Leaving, func(m member) bool { return m.ID == p.Backend })
-	if i < 0 {
-		return r.moved(ctx, p, client.ReplaceDone, "is replaced by %s", p.Successor)
+	if _, in := g.find(p.Backend); in {
+		return r.moved(ctx, p, client.ReplaceDone, "is in the set: nothing is given back")
 	}
-	if p.Step == client.ReplaceVerify {
+	i := slices.IndexFunc(g.Leaving, func(m member) bool { return m.ID == p.Backend })
+	if i >= 0 && p.Step == client.ReplaceVerify {
 		left, err := r.sys.stillNeeded(ctx, g.Leaving[i].backend())
 		if err != nil {
 			return err
@@ -76,9 +76,15 @@ func (r *replacer) finish(ctx context.Context, p *store.Replacement) error {
 			return err
 		}
 	}
-	// Out of the record first: what is given back must not be looked for there.
-	n := g.without(p.Backend)
-	if err := r.sys.adoptSet(ctx, n); err != nil {
+	// Out of the record first: what is given back must not be looked for there. A
+	// crash in between comes here again.
+	_, err := r.sys.changeSet(ctx, func(g *generation) *generation {
+		if !slices.ContainsFunc(g.Leaving, func(m member) bool { return m.ID == p.Backend }) {
+			return nil
+		}
+		return g.without(p.Backend)
+	})
+	if err != nil {
 		return err
 	}
 	if err := r.sys.opts.provisioner.Retire(ctx, p.Backend); err != nil {

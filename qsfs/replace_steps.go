@@ -159,37 +159,51 @@ func (s *System) listed(ctx context.Context, id string) (backend.Backend, error)
 // metadata backends first: that is the commit. A crash after it finds it there.
 func (r *replacer) reload(ctx context.Context, p *store.Replacement) error {
 	s := r.sys
-	g := s.current()
-	if _, done := g.find(p.Successor); done {
-		p.Generation = int64(g.Number)
-		return r.moved(ctx, p, client.ReplaceRebuild, "is out of use; what it held is made anew")
-	}
-	lost, ok := g.find(p.Backend)
-	if !ok {
-		return r.moved(ctx, p, client.ReplaceCancelled, "is not in the set any more")
-	}
 	b, err := s.listed(ctx, p.Successor)
 	if err != nil {
 		return err
 	}
 	b.Spare = false
-	if b.Group == "" {
-		b.Group = lost.Group
-	}
 	losses, _, _ := s.health.lostNow()
 	relieve := losses[p.Backend].full
-	n := g.next(fmt.Sprintf("%s replaces %s", b.ID, lost.ID), map[string]backend.Backend{lost.ID: b})
-	if relieve {
-		n = g.relieved(lost.ID, b)
-	}
-	if err := s.adoptSet(ctx, n); err != nil {
+	_, here := s.current().find(p.Backend)
+	n, err := s.changeSet(ctx, func(g *generation) *generation {
+		lost, ok := g.find(p.Backend)
+		if _, done := g.find(p.Successor); done || !ok {
+			return nil
+		}
+		if b.Group == "" {
+			b.Group = lost.Group
+		}
+		if relieve {
+			return g.relieved(lost.ID, b)
+		}
+		return g.next(fmt.Sprintf("%s replaces %s", b.ID, lost.ID), map[string]backend.Backend{lost.ID: b})
+	})
+	if err != nil {
 		return err
 	}
 	p.Generation = int64(n.Number)
-	if relieve {
+	_, in := n.find(p.Successor)
+	switch {
+	case !in:
+		return r.moved(ctx, p, client.ReplaceCancelled, "is not in the set any more")
+	case relieve && here:
 		return r.moved(ctx, p, client.ReplaceDone, "is full: it keeps what it holds, and %s takes what is new", b.ID)
 	}
 	return r.moved(ctx, p, client.ReplaceRebuild, "is out of use since generation %d; what it held is made anew", n.Number)
+}
+
+// changeSet makes the next generation of the set in use, writes it and has
+// everything use it; one change at a time. It gives the set that is in use then.
+func (s *System) changeSet(ctx context.Context, change func(*generation) *generation) (*generation, error) {
+	s.setLock.Lock()
+	defer s.setLock.Unlock()
+	n := change(s.current())
+	if n == nil {
+		return s.current(), nil // it is as it should be
+	}
+	return n, s.adoptSet(ctx, n)
 }
 
 // adoptSet writes a new generation and has everything use it.

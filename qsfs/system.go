@@ -73,6 +73,7 @@ type System struct {
 	mended     map[string]time.Time // when files were, in this run; under mendLock
 	toMend     []localFile          // damage that the start found
 	grownBad   atomic.Int64         // of them, files that grew
+	setLock    sync.Mutex           // of the set of backends: one change at a time
 	recordLock sync.Mutex           // of whole records that change: one writer at a time
 	events     *eventGate
 
