@@ -54,7 +54,7 @@ screenshots: go-is-there ## docs/screenshots: dashboard and status of a running 
 
 bench: go-is-there ## Benchmarks: ours, and the real peers named by ZDB_BIN and ZSTOR_BIN.
 	$(GO) test -run '^$$' -bench . -benchtime 1s ./engine/... ./store/...
-	$(GO) test -run '^$$' -bench 'Manifest' -benchtime 1s ./qsfs
+	$(GO) test -run '^$$' -bench 'Manifest' -benchtime 1s ./qsfs/manifest
 	$(GO) test -run '^$$' -bench 'Upload|Reconcile' -benchtime 1x -timeout 60m ./qsfs
 	$(GO) test -run '^$$' -bench Call -benchtime 200x ./cmd/quantumd-hook
 

@@ -19,6 +19,7 @@ import (
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
 	"github.com/threefoldtech/quantumd/internal/boottime"
 	"github.com/threefoldtech/quantumd/qsfs/client"
+	"github.com/threefoldtech/quantumd/qsfs/manifest"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -46,8 +47,8 @@ type checkpointer struct {
 	partial atomic.Bool // a manifest is on three metadata backends only
 	rewrite atomic.Bool // the newest manifest is damaged: the next checkpoint is made although nothing is new, with a whole one
 
-	base    *manifest // the newest manifest without a base of its own; never changed
-	baseRef fileRef
+	base    *manifest.Manifest // the newest manifest without a base of its own; never changed
+	baseRef manifest.Ref
 }
 
 type syncResult struct {
@@ -251,7 +252,7 @@ func (c *checkpointer) cutSpace(ctx context.Context, p *space, cut *cutState) ([
 	if err := c.sys.grownDamaged(); err != nil {
 		return nil, err
 	}
-	mend := func(ctx context.Context, id uint32, ref fileRef) error {
+	mend := func(ctx context.Context, id uint32, ref manifest.Ref) error {
 		_, err := c.sys.mend(ctx, p, id, ref)
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/internal/boottime"
+	"github.com/threefoldtech/quantumd/qsfs/manifest"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -82,7 +83,7 @@ func (c *checkpointer) commit(ctx context.Context, cut *cutState) error {
 	return nil
 }
 
-func (c *checkpointer) writeHead(ctx context.Context, m *manifest, ref fileRef) error {
+func (c *checkpointer) writeHead(ctx context.Context, m *manifest.Manifest, ref manifest.Ref) error {
 	holding, release, err := c.sys.fence.hold(ctx)
 	if err != nil {
 		return err
@@ -96,7 +97,7 @@ func (c *checkpointer) writeHead(ctx context.Context, m *manifest, ref fileRef) 
 }
 
 // whole puts together what the cut names, with what its uploads have become.
-func (c *checkpointer) whole(ctx context.Context, cut *cutState) (*manifest, bool, error) {
+func (c *checkpointer) whole(ctx context.Context, cut *cutState) (*manifest.Manifest, bool, error) {
 	for _, s := range cut.staged {
 		path, want := s.path(), version(c.sys.fence.id.Epoch, s.generation)
 		row, err := c.sys.store.File(ctx, path)
@@ -106,14 +107,14 @@ func (c *checkpointer) whole(ctx context.Context, cut *cutState) (*manifest, boo
 		if row.Version != want || row.State == store.FilePending || row.Checksum == "" {
 			return nil, false, fmt.Errorf("%s of version %s is %s: want it stored", path, want, row.State)
 		}
-		if err := s.space.setStored(s.kind, s.id, fileRef{Object: row.ObjectPath, Length: row.Length, Checksum: row.Checksum}); err != nil {
+		if err := s.space.setStored(s.kind, s.id, manifest.Ref{Object: row.ObjectPath, Length: row.Length, Checksum: row.Checksum}); err != nil {
 			return nil, false, err
 		}
 	}
-	m := &manifest{Schema: manifestSchema, Epoch: c.sys.fence.id.Epoch, Seq: cut.seq, Created: time.Now().UTC(), Namespaces: map[string]*manifestNamespace{}}
+	m := &manifest.Manifest{Schema: manifest.Schema, Epoch: c.sys.fence.id.Epoch, Seq: cut.seq, Created: time.Now().UTC(), Namespaces: map[string]*manifest.Namespace{}}
 	for _, p := range c.sys.spaces {
 		p.mu.Lock()
-		ns := p.whole.snapshot()
+		ns := p.whole.Snapshot()
 		p.mu.Unlock()
 		ns.Slots = cut.spaces[p.name].Slots
 		m.Namespaces[p.name] = ns
@@ -145,10 +146,10 @@ func (c *checkpointer) space(name string) *space {
 const maxDelta = 2
 
 // storeManifest stores a manifest, as a delta where that is much smaller.
-func (c *checkpointer) storeManifest(ctx context.Context, whole *manifest) (fileRef, error) {
+func (c *checkpointer) storeManifest(ctx context.Context, whole *manifest.Manifest) (manifest.Ref, error) {
 	if c.base != nil && !c.rewrite.Load() {
-		delta := whole.since(c.base, c.baseRef)
-		if delta.files()*maxDelta < whole.files() {
+		delta := whole.Since(c.base, c.baseRef)
+		if delta.Files()*maxDelta < whole.Files() {
 			return c.storeEncoded(ctx, delta)
 		}
 	}
@@ -164,34 +165,34 @@ const manifestObject = "qsfs/manifest"
 
 // storeEncoded writes a manifest to a file first, and stores that: one of
 // millions of files is never in memory as a text.
-func (c *checkpointer) storeEncoded(ctx context.Context, m *manifest) (ref fileRef, err error) {
+func (c *checkpointer) storeEncoded(ctx context.Context, m *manifest.Manifest) (ref manifest.Ref, err error) {
 	f, err := os.CreateTemp(c.sys.layout.staging(), "manifest-")
 	if err != nil {
-		return fileRef{}, err
+		return manifest.Ref{}, err
 	}
 	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
-	if err := m.encode(f); err != nil {
-		return fileRef{}, err
+	if err := m.Encode(f); err != nil {
+		return manifest.Ref{}, err
 	}
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
-		return fileRef{}, err
+		return manifest.Ref{}, err
 	}
 	path := manifestObject + "@" + version(m.Epoch, int64(m.Seq))
 	obj, err := c.sys.engine.Store(ctx, c.sys.objectPath(path), zstor.Source{Reader: f, Size: size})
 	if err != nil {
-		return fileRef{}, err
+		return manifest.Ref{}, err
 	}
 	if err := c.sys.confirm(ctx, obj); err != nil {
-		return fileRef{}, err
+		return manifest.Ref{}, err
 	}
 	if obj.Degraded {
 		c.partial.Store(true)
 	}
 	if ids := shardBackends(obj); ids != nil {
 		if err := c.sys.store.SetPlacements(ctx, path, ids); err != nil {
-			return fileRef{}, err
+			return manifest.Ref{}, err
 		}
 	}
-	return fileRef{Object: path, Length: size, Checksum: hex.EncodeToString(obj.Checksum[:])}, nil
+	return manifest.Ref{Object: path, Length: size, Checksum: hex.EncodeToString(obj.Checksum[:])}, nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
 	"github.com/threefoldtech/quantumd/engine/zstor"
+	"github.com/threefoldtech/quantumd/qsfs/manifest"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -34,15 +35,15 @@ const scrubRead = 64 << 20
 var errNotDamaged = errors.New("the file is as it was stored: what is wrong is older than its object, or in the index")
 
 // refOf gives the object of a data file that is stored; false where there is none.
-func (s *System) refOf(ctx context.Context, p *space, id uint32) (fileRef, bool) {
+func (s *System) refOf(ctx context.Context, p *space, id uint32) (manifest.Ref, bool) {
 	if ref, ok := p.stored(store.KindData, id); ok {
 		return ref, true
 	}
 	row, err := s.store.File(ctx, p.dataPath(id))
 	if err != nil || row.State == store.FilePending || row.ObjectPath == "" {
-		return fileRef{}, false
+		return manifest.Ref{}, false
 	}
-	return fileRef{Object: row.ObjectPath, Length: row.Length, Checksum: row.Checksum}, true
+	return manifest.Ref{Object: row.ObjectPath, Length: row.Length, Checksum: row.Checksum}, true
 }
 
 // mendPath is what the zdb asks for when a read finds a closed data file damaged.
@@ -76,7 +77,7 @@ func (s *System) mendPath(ctx context.Context, path string, cause error) error {
 // mend puts the good copy in place of a closed data file that differs from its
 // object; false: it does not differ. What the file has behind the stored length
 // is kept. The damaged file is set aside once the good copy is here.
-func (s *System) mend(ctx context.Context, p *space, id uint32, ref fileRef) (bool, error) {
+func (s *System) mend(ctx context.Context, p *space, id uint32, ref manifest.Ref) (bool, error) {
 	s.mendLock.Lock()
 	defer s.mendLock.Unlock()
 	local := p.ns.DataPath(id)
@@ -133,7 +134,7 @@ func (s *System) mendedSince(path string, d time.Duration) bool {
 
 // goodPrefix says whether a file begins with what was stored, and how long it is.
 // rate limits the reading, in bytes per second; zero: not at all.
-func goodPrefix(ctx context.Context, path string, ref fileRef, rate int64) (bool, int64, error) {
+func goodPrefix(ctx context.Context, path string, ref manifest.Ref, rate int64) (bool, int64, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return false, 0, err
@@ -236,7 +237,7 @@ func syncFolder(dir string) error {
 type localFile struct {
 	space *space
 	id    uint32
-	ref   fileRef
+	ref   manifest.Ref
 	grown bool
 }
 
@@ -342,12 +343,12 @@ func (s *System) grownDamaged() error {
 
 // storedSince gives the object of a data file that was stored when it was closed,
 // and that no checkpoint names yet.
-func (c *checkpointer) storedSince(ctx context.Context, p *space, id uint32) (fileRef, bool) {
+func (c *checkpointer) storedSince(ctx context.Context, p *space, id uint32) (manifest.Ref, bool) {
 	row, err := c.sys.store.File(ctx, p.dataPath(id))
 	if err != nil || row.State == store.FilePending || row.Checksum == "" || row.Version != version(c.sys.fence.id.Epoch, row.Length) {
-		return fileRef{}, false
+		return manifest.Ref{}, false
 	}
-	return fileRef{Object: row.ObjectPath, Length: row.Length, Checksum: row.Checksum}, true
+	return manifest.Ref{Object: row.ObjectPath, Length: row.Length, Checksum: row.Checksum}, true
 }
 
 // verifyData compares data files that a checkpoint is to name for the first time
@@ -390,7 +391,7 @@ func (u *uploader) storedBefore(ctx context.Context, item store.Item, path strin
 	if err != nil {
 		return false, nil // the upload itself tells what is wrong
 	}
-	ref := fileRef{Object: path, Length: item.Size, Checksum: hex.EncodeToString(obj.Checksum[:])}
+	ref := manifest.Ref{Object: path, Length: item.Size, Checksum: hex.EncodeToString(obj.Checksum[:])}
 	good, length, err := goodPrefix(ctx, item.Source, ref, 0)
 	if err != nil || obj.Size >= 0 && obj.Size != item.Size || length > item.Size {
 		return false, err
@@ -435,7 +436,7 @@ func (s *System) scrubLocal(ctx context.Context, row store.File, objectGood bool
 	if err != nil || files.HasOpen && files.Open == id {
 		return
 	}
-	ref := fileRef{Object: row.ObjectPath, Length: row.Length, Checksum: row.Checksum}
+	ref := manifest.Ref{Object: row.ObjectPath, Length: row.Length, Checksum: row.Checksum}
 	good, _, err := goodPrefix(ctx, p.ns.DataPath(id), ref, scrubRead)
 	if errors.Is(err, os.ErrNotExist) || ctx.Err() != nil || err == nil && good {
 		return

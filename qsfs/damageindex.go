@@ -10,6 +10,7 @@ import (
 
 	"github.com/threefoldtech/quantumd/engine/zdb/segment"
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
+	"github.com/threefoldtech/quantumd/qsfs/manifest"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -117,7 +118,7 @@ func (s *System) scrubIndex(ctx context.Context, p *space, row store.File) {
 	if !ok || s.isOpen(row.Path) {
 		return
 	}
-	ref := fileRef{Object: row.ObjectPath, Length: row.Length, Checksum: row.Checksum}
+	ref := manifest.Ref{Object: row.ObjectPath, Length: row.Length, Checksum: row.Checksum}
 	same, length, err := goodPrefix(ctx, ns.IndexPath(id), ref, scrubRead)
 	if err != nil || same && length == ref.Length {
 		return // one that is gone is a matter of the start
@@ -134,7 +135,7 @@ func (s *System) scrubIndex(ctx context.Context, p *space, row store.File) {
 	}
 }
 
-func (s *System) mendIndex(ctx context.Context, ns embeddedSpace, row store.File, ref fileRef) (int, string, error) {
+func (s *System) mendIndex(ctx context.Context, ns embeddedSpace, row store.File, ref manifest.Ref) (int, string, error) {
 	s.mendLock.Lock()
 	defer s.mendLock.Unlock()
 	good := filepath.Join(s.layout.State, fmt.Sprintf("mend-%s-i%d", row.Namespace, row.FileID))

@@ -14,6 +14,7 @@ import (
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/internal/boottime"
 	"github.com/threefoldtech/quantumd/internal/durable"
+	"github.com/threefoldtech/quantumd/qsfs/manifest"
 )
 
 // At most one frontend writes. Each takes an epoch: a claim, a sealed record
@@ -87,6 +88,16 @@ type alive struct {
 	Released bool      `json:"released"` // a clean end: nothing is written after this
 }
 
+// head names the newest manifest of one epoch.
+type head struct {
+	Schema   int          `json:"schema"`
+	Epoch    uint64       `json:"epoch"`
+	UUID     string       `json:"uuid"`
+	Seq      uint64       `json:"seq"`
+	Created  time.Time    `json:"created"`
+	Manifest manifest.Ref `json:"manifest"`
+}
+
 // identity is a frontend's own copy of its claim, in its zdb root.
 type identity struct {
 	Schema int           `json:"schema"`
@@ -107,7 +118,7 @@ func loadIdentity(path string) (*identity, error) {
 	}
 	id := new(identity)
 	if err := json.Unmarshal(text, id); err != nil || id.Schema != recordSchema || id.Epoch == 0 || len(id.UUID) != 32 {
-		return nil, fmt.Errorf("%s: not an identity that this version reads: %w", path, errors.Join(err, errManifest))
+		return nil, fmt.Errorf("%s: not an identity that this version reads: %w", path, errors.Join(err, manifest.ErrFormat))
 	}
 	return id, nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
 	"github.com/threefoldtech/quantumd/hooks"
 	"github.com/threefoldtech/quantumd/qsfs/config"
+	"github.com/threefoldtech/quantumd/qsfs/manifest"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -124,12 +125,12 @@ func (z *besideZdb) event(closed uint32) hooks.Event {
 // kept is what the backends hold.
 type kept struct {
 	t    *testing.T
-	refs map[string]fileRef
+	refs map[string]manifest.Ref
 	text map[string][]byte
 }
 
 func newKept(t *testing.T) *kept {
-	return &kept{t: t, refs: map[string]fileRef{}, text: map[string][]byte{}}
+	return &kept{t: t, refs: map[string]manifest.Ref{}, text: map[string][]byte{}}
 }
 
 func (k *kept) name(kind store.Kind, id uint32) string { return string(kind) + string(rune('0'+id)) }
@@ -137,8 +138,8 @@ func (k *kept) name(kind store.Kind, id uint32) string { return string(kind) + s
 func (k *kept) request() cutRequest {
 	return cutRequest{
 		copies: filepath.Join(k.t.TempDir(), "1-ns"),
-		stored: func(kind store.Kind, id uint32) (fileRef, bool) { r, ok := k.refs[k.name(kind, id)]; return r, ok },
-		mend:   func(context.Context, uint32, fileRef) error { return errors.New("there is nothing to mend") },
+		stored: func(kind store.Kind, id uint32) (manifest.Ref, bool) { r, ok := k.refs[k.name(kind, id)]; return r, ok },
+		mend:   func(context.Context, uint32, manifest.Ref) error { return errors.New("there is nothing to mend") },
 	}
 }
 
@@ -153,7 +154,7 @@ func (k *kept) take(x *externalSpace, r cutRequest, cut *cutFiles) {
 		require.NoError(k.t, err)
 		require.Len(k.t, text, int(f.Length))
 		k.text[k.name(kind, f.ID)] = text
-		k.refs[k.name(kind, f.ID)] = fileRef{Object: "x", Length: f.Length, Checksum: checksum(text)}
+		k.refs[k.name(kind, f.ID)] = manifest.Ref{Object: "x", Length: f.Length, Checksum: checksum(text)}
 	}
 	for _, f := range cut.Data {
 		put(store.KindData, 'd', f)
@@ -308,7 +309,7 @@ func TestExternalDamageIsNotStored(t *testing.T) {
 			require.NoError(t, err)
 			assert.Empty(t, copies)
 			var mended []uint32
-			r.mend = func(_ context.Context, id uint32, _ fileRef) error {
+			r.mend = func(_ context.Context, id uint32, _ manifest.Ref) error {
 				mended = append(mended, id)
 				return nil
 			}

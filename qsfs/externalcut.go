@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/threefoldtech/quantumd/qsfs/manifest"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -274,7 +275,7 @@ func (x *externalSpace) keep(id uint32, s stamp) {
 
 // prime finds by their checksums which index files are stored as they are, where
 // nothing is known of them.
-func (x *externalSpace) prime(ctx context.Context, stored func(store.Kind, uint32) (fileRef, bool)) error {
+func (x *externalSpace) prime(ctx context.Context, stored func(store.Kind, uint32) (manifest.Ref, bool)) error {
 	ids, err := numbered(x.index, 'i')
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/threefoldtech/quantumd/engine/zstor"
+	"github.com/threefoldtech/quantumd/qsfs/manifest"
 )
 
 // ErrLost says that a data file is neither here nor on the backends.
@@ -53,7 +54,7 @@ func (f *fetcher) fetch(ctx context.Context, path string) error {
 // retrieve brings an object to dst, if it is the one that ref names. A read does
 // not wait for the daemon of an external zstor to come back: the embedded engine
 // reads as well.
-func (s *System) retrieve(ctx context.Context, ref fileRef, dst string) error {
+func (s *System) retrieve(ctx context.Context, ref manifest.Ref, dst string) error {
 	obj, err := s.engine.Lookup(ctx, s.objectPath(ref.Object))
 	if err != nil {
 		return err

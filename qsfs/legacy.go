@@ -18,6 +18,7 @@ import (
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/hooks"
+	"github.com/threefoldtech/quantumd/qsfs/manifest"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -354,7 +355,7 @@ func (s *System) nameOwn(ctx context.Context, p *space, id uint32, length int64,
 	if err := s.store.MarkStored(holding, item.Path, item.Version, to); err != nil {
 		return err
 	}
-	return p.setStored(store.KindData, id, fileRef{Object: row.ObjectPath, Length: length, Checksum: to.Checksum})
+	return p.setStored(store.KindData, id, manifest.Ref{Object: row.ObjectPath, Length: length, Checksum: to.Checksum})
 }
 
 // hinted says whether a file that is needed now, and is not known to be stored,

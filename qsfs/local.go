@@ -187,12 +187,12 @@ func (p *space) unsafe() (int64, error) {
 	committed := p.committedData()
 	var n int64
 	p.local.each(func(id uint32, size int64, _ uint32) {
-		if length, ok := committed.length(id); (!ok || length != size) && !(pairs.HasOpen && pairs.Open == id) {
+		if length, ok := committed.Length(id); (!ok || length != size) && !(pairs.HasOpen && pairs.Open == id) {
 			n += size
 		}
 	})
 	if pairs.HasOpen {
-		if length, ok := committed.length(pairs.Open); !ok || length != pairs.OpenLength {
+		if length, ok := committed.Length(pairs.Open); !ok || length != pairs.OpenLength {
 			n += pairs.OpenLength
 		}
 	}
@@ -206,7 +206,7 @@ func (p *space) otherLengths() []server.DataFile {
 	defer p.mu.Unlock()
 	var out []server.DataFile
 	p.local.each(func(id uint32, size int64, _ uint32) {
-		if length, ok := p.whole.Data.length(id); ok && length != size {
+		if length, ok := p.whole.Data.Length(id); ok && length != size {
 			out = append(out, server.DataFile{ID: id, Length: size, Present: true})
 		}
 	})
@@ -245,7 +245,7 @@ func (s *System) leastUsed(after candidate) (page []candidate, unsafe int) {
 	for nr, p := range s.spaces {
 		committed := p.committedData()
 		p.local.each(func(id uint32, size int64, used uint32) {
-			if length, ok := committed.length(id); !ok || length != size {
+			if length, ok := committed.Length(id); !ok || length != size {
 				unsafe++
 				return
 			}

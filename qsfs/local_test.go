@@ -1,13 +1,16 @@
 package qsfs
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
+	"github.com/threefoldtech/quantumd/qsfs/manifest"
 )
 
 // What is known of local files against a map, with a count going on.
@@ -69,16 +72,18 @@ func TestLeastUsed(t *testing.T) {
 		if id%10 == 3 {
 			continue // not committed
 		}
-		ref := randomRef(r, data.prefix, id)
-		ref.Length = 100
-		require.NoError(t, data.set(id, ref))
+		ref := manifest.Ref{Object: fmt.Sprintf("%s@1.%d", p.dataPath(id), r.Uint32()), Length: 100, Checksum: strings.Repeat("0", 32)}
+		if r.IntN(12) == 0 {
+			ref.Object = fmt.Sprintf("old/place/%d", id)
+		}
+		require.NoError(t, data.Set(id, ref))
 		want[id] = true
 	}
-	p.setCommitted(data.snapshot())
+	p.setCommitted(data.Snapshot())
 	after := candidate{nr: -1}
 	for {
 		page, unsafe := s.leastUsed(after)
-		require.Equal(t, n-p.committed.count, unsafe)
+		require.Equal(t, n-p.committed.Count(), unsafe)
 		if len(page) == 0 {
 			break
 		}

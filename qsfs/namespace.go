@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
+	"github.com/threefoldtech/quantumd/qsfs/manifest"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -39,11 +40,11 @@ type namespace interface {
 // cutRequest is what a cut of one namespace has to know.
 type cutRequest struct {
 	copies  string // how the names of copies begin; `-i5` or `-d5` follows
-	stored  func(kind store.Kind, id uint32) (fileRef, bool)
+	stored  func(kind store.Kind, id uint32) (manifest.Ref, bool)
 	lacking func(kind store.Kind, n uint32) []uint32 // ids below n that are not stored
 	// mend puts the good copy in place of a data file that differs from what was
 	// stored of it; what it has behind that stays.
-	mend func(ctx context.Context, id uint32, ref fileRef) error
+	mend func(ctx context.Context, id uint32, ref manifest.Ref) error
 }
 
 func (r cutRequest) copyOf(kind byte, id uint32) string {

@@ -15,6 +15,7 @@ import (
 	"github.com/threefoldtech/quantumd/internal/durable"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
+	"github.com/threefoldtech/quantumd/qsfs/manifest"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -127,13 +128,13 @@ func (s *System) describe(ctx context.Context, h *head) (*RestoreReport, error) 
 	return reportOn(h, m), nil
 }
 
-func reportOn(h *head, m *manifest) *RestoreReport {
+func reportOn(h *head, m *manifest.Manifest) *RestoreReport {
 	r := &RestoreReport{Schema: client.SchemaVersion, FromEpoch: h.Epoch, Checkpoint: h.Seq, Created: h.Created.Format("2006-01-02 15:04:05 MST")}
 	for _, ns := range m.Namespaces {
-		r.IndexFiles += ns.Index.count
-		r.IndexBytes += ns.Index.bytes
-		r.DataFiles += ns.Data.count
-		r.DataBytes += ns.Data.bytes
+		r.IndexFiles += ns.Index.Count()
+		r.IndexBytes += ns.Index.Bytes()
+		r.DataFiles += ns.Data.Count()
+		r.DataBytes += ns.Data.Bytes()
 	}
 	return r
 }
@@ -174,15 +175,15 @@ func (s *System) bring(ctx context.Context, id *identity, h *head) (*RestoreRepo
 
 // bringOpen fetches the data file that a real zdb will go on with: the highest
 // one. Where that is missing it would make it anew, empty.
-func (s *System) bringOpen(ctx context.Context, name string, ns *manifestNamespace) error {
+func (s *System) bringOpen(ctx context.Context, name string, ns *manifest.Namespace) error {
 	last, any := uint32(0), false
-	for id := range ns.Index.compacts() {
+	for id := range ns.Index.IDs() {
 		last, any = id, true
 	}
 	if !any {
 		return nil
 	}
-	ref, ok := ns.Data.get(last)
+	ref, ok := ns.Data.Get(last)
 	if !ok {
 		return fmt.Errorf("data file %d: %w", last, ErrLost)
 	}
@@ -196,7 +197,7 @@ func (s *System) bringOpen(ctx context.Context, name string, ns *manifestNamespa
 // restoreFetches is how many index files are fetched at a time.
 const restoreFetches = 4
 
-func (s *System) fetchIndexes(ctx context.Context, m *manifest, report *RestoreReport) error {
+func (s *System) fetchIndexes(ctx context.Context, m *manifest.Manifest, report *RestoreReport) error {
 	for name := range m.Namespaces {
 		for _, d := range []string{filepath.Join(s.layout.IndexDir(), name), filepath.Join(s.layout.DataDir(), name)} {
 			if err := os.MkdirAll(d, 0o700); err != nil {
@@ -204,13 +205,13 @@ func (s *System) fetchIndexes(ctx context.Context, m *manifest, report *RestoreR
 			}
 		}
 	}
-	jobs := func(yield func(fileRef, string) bool) {
+	jobs := func(yield func(manifest.Ref, string) bool) {
 		for name, ns := range m.Namespaces {
 			dir := filepath.Join(s.layout.IndexDir(), name)
 			if !yield(ns.Descriptor, filepath.Join(dir, "zdb-namespace")) {
 				return
 			}
-			for nr, ref := range ns.Index.all() {
+			for nr, ref := range ns.Index.All() {
 				if !yield(ref, filepath.Join(dir, fmt.Sprintf("i%d", nr))) {
 					return
 				}
@@ -249,7 +250,7 @@ const maxManifest = 1 << 30
 
 // loadManifest fetches a manifest, with its base, and checks both against what
 // names them.
-func loadManifest(ctx context.Context, e *zstor.Engine, root string, ref fileRef) (*manifest, error) {
+func loadManifest(ctx context.Context, e *zstor.Engine, root string, ref manifest.Ref) (*manifest.Manifest, error) {
 	m, err := loadOneManifest(ctx, e, root, ref)
 	if err != nil || m.Base == nil {
 		return m, err
@@ -259,13 +260,13 @@ func loadManifest(ctx context.Context, e *zstor.Engine, root string, ref fileRef
 		return nil, fmt.Errorf("base: %w", err)
 	}
 	if base.Base != nil {
-		return nil, fmt.Errorf("%w: its base has a base", errManifest)
+		return nil, fmt.Errorf("%w: its base has a base", manifest.ErrFormat)
 	}
-	return m.over(base), nil
+	return m.Over(base), nil
 }
 
 // manifestBase names the base of a manifest; nil where it has none.
-func manifestBase(ctx context.Context, e *zstor.Engine, root string, ref fileRef) (*fileRef, error) {
+func manifestBase(ctx context.Context, e *zstor.Engine, root string, ref manifest.Ref) (*manifest.Ref, error) {
 	m, err := loadOneManifest(ctx, e, root, ref)
 	if err != nil {
 		return nil, err
@@ -273,9 +274,9 @@ func manifestBase(ctx context.Context, e *zstor.Engine, root string, ref fileRef
 	return m.Base, nil
 }
 
-func loadOneManifest(ctx context.Context, e *zstor.Engine, root string, ref fileRef) (*manifest, error) {
+func loadOneManifest(ctx context.Context, e *zstor.Engine, root string, ref manifest.Ref) (*manifest.Manifest, error) {
 	if ref.Length > maxManifest {
-		return nil, fmt.Errorf("%w: %d bytes", errManifest, ref.Length)
+		return nil, fmt.Errorf("%w: %d bytes", manifest.ErrFormat, ref.Length)
 	}
 	obj, err := e.Lookup(ctx, filepath.Join(root, ref.Object))
 	if err != nil {
@@ -292,7 +293,7 @@ func loadOneManifest(ctx context.Context, e *zstor.Engine, root string, ref file
 		retrieved <- err
 		in.CloseWithError(err) // nil: io.EOF
 	}()
-	m, err := decodeManifest(out)
+	m, err := manifest.Decode(out)
 	out.CloseWithError(err)
 	if rerr := <-retrieved; rerr != nil && (err == nil || !errors.Is(rerr, err)) {
 		return nil, rerr

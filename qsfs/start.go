@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/threefoldtech/quantumd/qsfs/manifest"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -143,7 +144,7 @@ func (s *System) loadStored(ctx context.Context) error {
 		if p == nil {
 			return nil
 		}
-		if err := p.setStored(f.Kind, f.FileID, fileRef{Object: f.ObjectPath, Length: f.Length, Checksum: f.Checksum}); err != nil {
+		if err := p.setStored(f.Kind, f.FileID, manifest.Ref{Object: f.ObjectPath, Length: f.Length, Checksum: f.Checksum}); err != nil {
 			s.log.Error("a stored file is not known well enough, and is stored again", "namespace", f.Namespace, "id", f.FileID, "err", err)
 			return nil
 		}
@@ -157,9 +158,9 @@ func (s *System) loadStored(ctx context.Context) error {
 		return err
 	}
 	for _, p := range s.spaces {
-		data := p.whole.Data.snapshot()
+		data := p.whole.Data.Snapshot()
 		for _, id := range later[p] {
-			data.remove(id)
+			data.Remove(id)
 		}
 		p.setCommitted(data)
 	}
@@ -254,7 +255,7 @@ func (s *System) ownHead(ctx context.Context) (*head, error) {
 }
 
 // adopt records the files of a committed manifest as stored.
-func (s *System) adopt(ctx context.Context, db *store.Store, m *manifest) error {
+func (s *System) adopt(ctx context.Context, db *store.Store, m *manifest.Manifest) error {
 	if err := db.SetState(ctx, stateAdopting, []byte{1}); err != nil {
 		return err
 	}
@@ -266,7 +267,7 @@ func (s *System) adopt(ctx context.Context, db *store.Store, m *manifest) error 
 	}
 	for name, ns := range m.Namespaces {
 		p := newSpace(name)
-		add := func(kind store.Kind, id uint32, path string, ref fileRef) error {
+		add := func(kind store.Kind, id uint32, path string, ref manifest.Ref) error {
 			rows = append(rows, store.File{Path: path, Namespace: name, Kind: kind, FileID: int64(id), Version: versionOf(ref.Object),
 				Length: ref.Length, Checksum: ref.Checksum, ObjectPath: ref.Object, Epoch: int64(m.Epoch), Checkpoint: int64(m.Seq), State: store.FileStored})
 			if len(rows) < batchRows {
@@ -277,12 +278,12 @@ func (s *System) adopt(ctx context.Context, db *store.Store, m *manifest) error 
 		if err := add(store.KindDescriptor, 0, p.descriptorPath(), ns.Descriptor); err != nil {
 			return err
 		}
-		for id, ref := range ns.Index.all() {
+		for id, ref := range ns.Index.All() {
 			if err := add(store.KindIndex, id, p.indexPath(id), ref); err != nil {
 				return err
 			}
 		}
-		for id, ref := range ns.Data.all() {
+		for id, ref := range ns.Data.All() {
 			if err := add(store.KindData, id, p.dataPath(id), ref); err != nil {
 				return err
 			}

@@ -10,15 +10,16 @@ import (
 	"sync"
 
 	"github.com/threefoldtech/quantumd/qsfs/client"
+	"github.com/threefoldtech/quantumd/qsfs/manifest"
 	"github.com/threefoldtech/quantumd/store"
 )
 
 // target is one object that a restore reads, or would read if it were made now.
 type target struct {
-	path    string      // of its file below the zdb root, without version; for manifests the object's own
-	ref     fileRef     // what must come out of it
-	row     *store.File // of the file, where this is its newest version
-	pending bool        // nothing of the newest version is on the backends yet
+	path    string       // of its file below the zdb root, without version; for manifests the object's own
+	ref     manifest.Ref // what must come out of it
+	row     *store.File  // of the file, where this is its newest version
+	pending bool         // nothing of the newest version is on the backends yet
 }
 
 // plain is the path at which the object has its second name; empty for none.
@@ -51,7 +52,7 @@ func (s *System) targets(ctx context.Context, after string) iter.Seq2[target, er
 // targetsOf gives the objects of one file: its newest version, and the one that
 // the newest checkpoint names where that is another one.
 func (s *System) targetsOf(f store.File) []target {
-	t := target{path: f.Path, row: &f, ref: fileRef{Object: f.ObjectPath, Length: f.Length, Checksum: f.Checksum}}
+	t := target{path: f.Path, row: &f, ref: manifest.Ref{Object: f.ObjectPath, Length: f.Length, Checksum: f.Checksum}}
 	t.pending = f.State == store.FilePending || f.Checksum == ""
 	out := []target{t}
 	if p := s.check.space(f.Namespace); p != nil {
@@ -94,7 +95,7 @@ func (s *System) objectCount() int64 {
 	n := 0
 	for _, p := range s.spaces {
 		p.mu.Lock()
-		n += p.whole.Data.count + p.whole.Index.count + 1
+		n += p.whole.Data.Count() + p.whole.Index.Count() + 1
 		p.mu.Unlock()
 	}
 	return int64(n)

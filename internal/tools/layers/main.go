@@ -35,6 +35,7 @@ var rules = []rule{
 	{"engine/zdbfs", []string{"engine/zdbfs", "backend", "internal"}},
 	{"qsfs/config", []string{"backend", "internal"}},
 	{"qsfs/client", []string{"internal"}},
+	{"qsfs/manifest", []string{"internal"}},
 	{"qsfs/dashboard", []string{"qsfs/client", "internal"}},
 	{"qsfs", []string{"qsfs", "backend", "engine", "services", "hooks", "store", "internal"}},
 	{"internal/demo", []string{""}},    // a story told by the whole

@@ -1,4 +1,4 @@
-package qsfs
+package manifest
 
 import (
 	"encoding/hex"
@@ -9,30 +9,26 @@ import (
 	"strings"
 )
 
-// A frontend of 64 TB has a million files. What is stored of each is known in
-// memory all the time, so a reference takes 28 bytes: the object's path is
-// derived from the file's name, epoch and generation, and the checksum is
-// binary. References lie in chunks that snapshots share: a snapshot costs a
-// pointer per chunk, and two that come from one another are compared by those.
-
-// fileRef names an object and what must come out of it.
-type fileRef struct {
+// Ref names an object and what must come out of it.
+type Ref struct {
 	Object   string `json:"object"` // path below the zdb root, with epoch and generation
 	Length   int64  `json:"length"`
 	Checksum string `json:"checksum"` // BLAKE2b-128, hex
 }
 
-func (r fileRef) check() error {
+// Check gives an ErrFormat for a reference that leads out of the root, or that
+// nothing could be compared with. One that is not set is fine.
+func (r Ref) Check() error {
 	if r.Object == "" && r.Length == 0 {
 		return nil // not set
 	}
 	if r.Length < 0 || strings.HasPrefix(r.Object, "/") || strings.Contains(r.Object, "..") || len(r.Checksum) != 2*len(compactRef{}.sum) {
-		return fmt.Errorf("%w: file %q", errManifest, r.Object)
+		return fmt.Errorf("%w: file %q", ErrFormat, r.Object)
 	}
 	return nil
 }
 
-// compactRef is a fileRef whose path follows from its place in a table. With
+// compactRef is a Ref whose path follows from its place in a table. With
 // the epoch 0 the generation tells what it is instead.
 type compactRef struct {
 	sum        [16]byte
@@ -45,7 +41,7 @@ type compactRef struct {
 const (
 	refAbsent = iota
 	refPlain  // the path without epoch and generation
-	refOdd    // any path: in refTable.odd
+	refOdd    // any path: in Table.odd
 )
 
 func (r compactRef) there() bool { return r.epoch != 0 || r.generation != refAbsent }
@@ -57,37 +53,50 @@ type refChunk struct {
 	count int
 }
 
-// refTable holds the references of one kind of file of a namespace, by file id.
-// The zero value with a prefix is an empty table. It is not safe for concurrent
-// use; a snapshot is independent of the table that it was taken from.
-type refTable struct {
+// Table holds the references of one kind of file of a namespace, by file id.
+// NewNamespace gives empty ones. It is not safe for concurrent use; a snapshot is
+// independent of the table that it was taken from.
+//
+// A reference takes 28 bytes: the object's path is derived from the file's name,
+// epoch and generation, and the checksum is binary. References lie in chunks that
+// snapshots share: a snapshot costs a pointer per chunk, and two that come from
+// one another are compared by those.
+type Table struct {
 	prefix string // of the object paths: `data/zdbfs-data/d`
 	chunks []*refChunk
 	shared []bool // chunks that a snapshot holds too: copied before a change
 	count  int
 	bytes  int64 // of the files
-	odd    map[uint32]fileRef
+	odd    map[uint32]Ref
 }
 
-func (t *refTable) compact(id uint32) compactRef {
+func (t *Table) compact(id uint32) compactRef {
 	if c := int(id / chunkRefs); c < len(t.chunks) && t.chunks[c] != nil {
 		return t.chunks[c].refs[id%chunkRefs]
 	}
 	return compactRef{}
 }
 
-func (t *refTable) has(id uint32) bool { return t.compact(id).there() }
+// Count is the number of references.
+func (t *Table) Count() int { return t.count }
 
-func (t *refTable) get(id uint32) (fileRef, bool) {
+// Bytes is the length of all files together.
+func (t *Table) Bytes() int64 { return t.bytes }
+
+// Has says whether there is a reference for a file.
+func (t *Table) Has(id uint32) bool { return t.compact(id).there() }
+
+// Get gives the reference of a file; false for none.
+func (t *Table) Get(id uint32) (Ref, bool) {
 	r := t.compact(id)
 	if !r.there() {
-		return fileRef{}, false
+		return Ref{}, false
 	}
 	return t.expand(id, r), true
 }
 
-// length gives the length of a file without making its path.
-func (t *refTable) length(id uint32) (int64, bool) {
+// Length gives the length of a file without making its path; false for none.
+func (t *Table) Length(id uint32) (int64, bool) {
 	r := t.compact(id)
 	if r.epoch == 0 && r.generation == refOdd {
 		return t.odd[id].Length, true
@@ -95,14 +104,14 @@ func (t *refTable) length(id uint32) (int64, bool) {
 	return int64(r.length), r.there()
 }
 
-func (t *refTable) expand(id uint32, r compactRef) fileRef {
+func (t *Table) expand(id uint32, r compactRef) Ref {
 	if r.epoch == 0 && r.generation == refOdd {
 		return t.odd[id]
 	}
-	return fileRef{Object: t.object(id, r), Length: int64(r.length), Checksum: hex.EncodeToString(r.sum[:])}
+	return Ref{Object: t.object(id, r), Length: int64(r.length), Checksum: hex.EncodeToString(r.sum[:])}
 }
 
-func (t *refTable) object(id uint32, r compactRef) string {
+func (t *Table) object(id uint32, r compactRef) string {
 	b := make([]byte, 0, len(t.prefix)+24)
 	b = append(b, t.prefix...)
 	b = strconv.AppendUint(b, uint64(id), 10)
@@ -115,17 +124,18 @@ func (t *refTable) object(id uint32, r compactRef) string {
 	return string(b)
 }
 
-// set puts a reference in its place.
-func (t *refTable) set(id uint32, ref fileRef) error {
+// Set puts a reference in its place. It refuses what Check does, and a
+// reference that is not set.
+func (t *Table) Set(id uint32, ref Ref) error {
 	if ref.Object == "" {
-		return fmt.Errorf("%w: file %d without an object", errManifest, id)
+		return fmt.Errorf("%w: file %d without an object", ErrFormat, id)
 	}
-	if err := ref.check(); err != nil {
+	if err := ref.Check(); err != nil {
 		return err
 	}
 	var r compactRef
 	if n, err := hex.Decode(r.sum[:], []byte(ref.Checksum)); err != nil || n != len(r.sum) {
-		return fmt.Errorf("%w: checksum of %q", errManifest, ref.Object)
+		return fmt.Errorf("%w: checksum of %q", ErrFormat, ref.Object)
 	}
 	derived := t.derive(id, ref, &r)
 	if !derived {
@@ -141,15 +151,15 @@ func (t *refTable) set(id uint32, ref fileRef) error {
 	return nil
 }
 
-func (t *refTable) setOdd(id uint32, ref fileRef) {
+func (t *Table) setOdd(id uint32, ref Ref) {
 	if t.odd == nil {
-		t.odd = map[uint32]fileRef{}
+		t.odd = map[uint32]Ref{}
 	}
 	t.odd[id] = ref
 }
 
 // derive fills in epoch and generation where they give the path.
-func (t *refTable) derive(id uint32, ref fileRef, r *compactRef) bool {
+func (t *Table) derive(id uint32, ref Ref, r *compactRef) bool {
 	if ref.Length > math.MaxUint32 {
 		return false
 	}
@@ -173,11 +183,11 @@ func (t *refTable) derive(id uint32, ref fileRef, r *compactRef) bool {
 }
 
 // put replaces a compact reference; the caller adds its length to bytes.
-func (t *refTable) put(id uint32, r compactRef) {
+func (t *Table) put(id uint32, r compactRef) {
 	chunk := t.own(id)
 	old := &chunk.refs[id%chunkRefs]
 	if old.there() {
-		length, _ := t.length(id)
+		length, _ := t.Length(id)
 		t.bytes -= length
 	} else {
 		t.count++
@@ -186,12 +196,12 @@ func (t *refTable) put(id uint32, r compactRef) {
 	*old = r
 }
 
-// remove takes a reference out.
-func (t *refTable) remove(id uint32) {
-	if !t.has(id) {
+// Remove takes a reference out, if it is there.
+func (t *Table) Remove(id uint32) {
+	if !t.Has(id) {
 		return
 	}
-	length, _ := t.length(id)
+	length, _ := t.Length(id)
 	chunk := t.own(id)
 	chunk.refs[id%chunkRefs] = compactRef{}
 	chunk.count--
@@ -201,7 +211,7 @@ func (t *refTable) remove(id uint32) {
 }
 
 // own gives the chunk of an id, which nothing else holds.
-func (t *refTable) own(id uint32) *refChunk {
+func (t *Table) own(id uint32) *refChunk {
 	c := int(id / chunkRefs)
 	if c >= len(t.chunks) {
 		more := c + 1 - len(t.chunks)
@@ -219,8 +229,8 @@ func (t *refTable) own(id uint32) *refChunk {
 	return t.chunks[c]
 }
 
-// snapshot gives a table that does not change with this one.
-func (t *refTable) snapshot() *refTable {
+// Snapshot gives a table that does not change with this one.
+func (t *Table) Snapshot() *Table {
 	s := *t
 	s.chunks = append([]*refChunk(nil), t.chunks...)
 	s.shared = make([]bool, len(t.chunks))
@@ -228,7 +238,7 @@ func (t *refTable) snapshot() *refTable {
 		t.shared[i], s.shared[i] = true, true
 	}
 	if t.odd != nil {
-		s.odd = make(map[uint32]fileRef, len(t.odd))
+		s.odd = make(map[uint32]Ref, len(t.odd))
 		for id, r := range t.odd {
 			s.odd[id] = r
 		}
@@ -236,10 +246,10 @@ func (t *refTable) snapshot() *refTable {
 	return &s
 }
 
-// all goes through the references by ascending id. The table must not change
+// All goes through the references by ascending id. The table must not change
 // meanwhile.
-func (t *refTable) all() iter.Seq2[uint32, fileRef] {
-	return func(yield func(uint32, fileRef) bool) {
+func (t *Table) All() iter.Seq2[uint32, Ref] {
+	return func(yield func(uint32, Ref) bool) {
 		for id, r := range t.compacts() {
 			if !yield(id, t.expand(id, r)) {
 				return
@@ -248,7 +258,18 @@ func (t *refTable) all() iter.Seq2[uint32, fileRef] {
 	}
 }
 
-func (t *refTable) compacts() iter.Seq2[uint32, compactRef] {
+// IDs goes through the ids that have a reference, in ascending order.
+func (t *Table) IDs() iter.Seq[uint32] {
+	return func(yield func(uint32) bool) {
+		for id := range t.compacts() {
+			if !yield(id) {
+				return
+			}
+		}
+	}
+}
+
+func (t *Table) compacts() iter.Seq2[uint32, compactRef] {
 	return func(yield func(uint32, compactRef) bool) {
 		for c, chunk := range t.chunks {
 			if chunk == nil {
@@ -263,9 +284,9 @@ func (t *refTable) compacts() iter.Seq2[uint32, compactRef] {
 	}
 }
 
-// lacking goes through the ids below n that have no reference, in a time that
+// Lacking goes through the ids below n that have no reference, in a time that
 // hardly grows with those that have one.
-func (t *refTable) lacking(n uint32) iter.Seq[uint32] {
+func (t *Table) Lacking(n uint32) iter.Seq[uint32] {
 	return func(yield func(uint32) bool) {
 		for first := uint32(0); first < n; first += chunkRefs {
 			c := int(first / chunkRefs)
@@ -273,7 +294,7 @@ func (t *refTable) lacking(n uint32) iter.Seq[uint32] {
 				continue
 			}
 			for id := first; id < min(first+chunkRefs, n); id++ {
-				if !t.has(id) && !yield(id) {
+				if !t.Has(id) && !yield(id) {
 					return
 				}
 			}
@@ -281,9 +302,9 @@ func (t *refTable) lacking(n uint32) iter.Seq[uint32] {
 	}
 }
 
-// over lays this table over another one.
-func (t *refTable) over(base *refTable) *refTable {
-	out := base.snapshot()
+// Over lays this table over another one.
+func (t *Table) Over(base *Table) *Table {
+	out := base.Snapshot()
 	for id, r := range t.compacts() {
 		out.copyFrom(t, id, r)
 	}
@@ -291,9 +312,9 @@ func (t *refTable) over(base *refTable) *refTable {
 }
 
 // copyFrom takes a reference over from a table of the same prefix.
-func (t *refTable) copyFrom(from *refTable, id uint32, r compactRef) {
+func (t *Table) copyFrom(from *Table, id uint32, r compactRef) {
 	t.put(id, r)
-	length, _ := from.length(id)
+	length, _ := from.Length(id)
 	t.bytes += length
 	if r.epoch == 0 && r.generation == refOdd {
 		t.setOdd(id, from.odd[id])
@@ -302,9 +323,9 @@ func (t *refTable) copyFrom(from *refTable, id uint32, r compactRef) {
 	}
 }
 
-// since gives the references that base does not have, or has otherwise.
-func (t *refTable) since(base *refTable) *refTable {
-	out := &refTable{prefix: t.prefix}
+// Since gives the references that base does not have, or has otherwise.
+func (t *Table) Since(base *Table) *Table {
+	out := &Table{prefix: t.prefix}
 	for c, chunk := range t.chunks {
 		if chunk == nil || c < len(base.chunks) && base.chunks[c] == chunk {
 			continue // shared: nothing changed there

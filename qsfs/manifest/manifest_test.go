@@ -1,4 +1,4 @@
-package qsfs
+package manifest
 
 import (
 	"bytes"
@@ -16,12 +16,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func randomRef(r *rand.Rand, prefix string, id uint32) fileRef {
+func randomRef(r *rand.Rand, prefix string, id uint32) Ref {
 	sum := make([]byte, 16)
 	for i := range sum {
 		sum[i] = byte(r.Uint32())
 	}
-	ref := fileRef{Length: r.Int64N(1 << 32), Checksum: hex.EncodeToString(sum)}
+	ref := Ref{Length: r.Int64N(1 << 32), Checksum: hex.EncodeToString(sum)}
 	epoch, generation := 1+r.Uint32N(3), r.Uint32()
 	if r.IntN(2) == 0 {
 		generation = uint32(ref.Length)
@@ -43,11 +43,11 @@ func randomRef(r *rand.Rand, prefix string, id uint32) fileRef {
 	return ref
 }
 
-func checkTable(t *testing.T, want map[uint32]fileRef, got *refTable) {
+func checkTable(t *testing.T, want map[uint32]Ref, got *Table) {
 	t.Helper()
-	require.Equal(t, want, maps.Collect(got.all()))
+	require.Equal(t, want, maps.Collect(got.All()))
 	require.True(t, slices.IsSorted(slices.Collect(func(yield func(uint32) bool) {
-		for id := range got.all() {
+		for id := range got.All() {
 			if !yield(id) {
 				return
 			}
@@ -57,7 +57,7 @@ func checkTable(t *testing.T, want map[uint32]fileRef, got *refTable) {
 	var bytes int64
 	for id, r := range want {
 		bytes += r.Length
-		n, ok := got.length(id)
+		n, ok := got.Length(id)
 		require.True(t, ok)
 		require.Equal(t, r.Length, n)
 	}
@@ -69,7 +69,7 @@ func checkTable(t *testing.T, want map[uint32]fileRef, got *refTable) {
 				lacking = append(lacking, id)
 			}
 		}
-		require.Equal(t, lacking, slices.Collect(got.lacking(n)), "below %d", n)
+		require.Equal(t, lacking, slices.Collect(got.Lacking(n)), "below %d", n)
 	}
 }
 
@@ -77,60 +77,60 @@ func checkTable(t *testing.T, want map[uint32]fileRef, got *refTable) {
 func TestRefTableAgainstModel(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
-	table, model := &refTable{prefix: "data/zdbfs-data/d"}, map[uint32]fileRef{}
+	table, model := &Table{prefix: "data/zdbfs-data/d"}, map[uint32]Ref{}
 	type saved struct {
-		table *refTable
-		model map[uint32]fileRef
+		table *Table
+		model map[uint32]Ref
 	}
 	var snapshots []saved
 	for range 3000 {
 		id := r.Uint32N(700)
 		switch r.IntN(10) {
 		case 0:
-			table.remove(id)
+			table.Remove(id)
 			delete(model, id)
 		case 1:
 			if r.IntN(20) == 0 {
-				snapshots = append(snapshots, saved{table.snapshot(), maps.Clone(model)})
+				snapshots = append(snapshots, saved{table.Snapshot(), maps.Clone(model)})
 			}
 		default:
 			ref := randomRef(r, table.prefix, id)
-			require.NoError(t, table.set(id, ref))
+			require.NoError(t, table.Set(id, ref))
 			model[id] = ref
 		}
 	}
-	require.Error(t, table.set(1, fileRef{Object: "x", Checksum: "short"}))
-	require.Error(t, table.set(1, fileRef{Checksum: model[0].Checksum}))
+	require.Error(t, table.Set(1, Ref{Object: "x", Checksum: "short"}))
+	require.Error(t, table.Set(1, Ref{Checksum: model[0].Checksum}))
 	checkTable(t, model, table)
 	require.NotEmpty(t, snapshots)
 	for _, s := range snapshots {
 		checkTable(t, s.model, s.table)
-		delta := map[uint32]fileRef{}
+		delta := map[uint32]Ref{}
 		whole := maps.Clone(s.model)
 		for id, ref := range model {
 			if whole[id] = ref; s.model[id] != ref {
 				delta[id] = ref
 			}
 		}
-		checkTable(t, delta, table.since(s.table))
-		checkTable(t, whole, table.since(s.table).over(s.table))
+		checkTable(t, delta, table.Since(s.table))
+		checkTable(t, whole, table.Since(s.table).Over(s.table))
 	}
 }
 
 func TestManifestRoundTrip(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(3, 4))
-	m := &manifest{Schema: manifestSchema, Epoch: 7, Seq: 1 << 40, Created: time.Unix(1, 5).UTC(), Namespaces: map[string]*manifestNamespace{}}
-	want := map[string][2]map[uint32]fileRef{}
+	m := &Manifest{Schema: Schema, Epoch: 7, Seq: 1 << 40, Created: time.Unix(1, 5).UTC(), Namespaces: map[string]*Namespace{}}
+	want := map[string][2]map[uint32]Ref{}
 	for _, name := range []string{"zdbfs-meta", "zdbfs-data", "odd name"} {
-		ns := newManifestNamespace(name)
+		ns := NewNamespace(name)
 		ns.Slots, ns.Descriptor = 9, randomRef(r, "index/"+name+"/zdb-namespace", 0)
-		kinds := [2]map[uint32]fileRef{{}, {}}
+		kinds := [2]map[uint32]Ref{{}, {}}
 		for range 500 {
-			for k, table := range []*refTable{ns.Index, ns.Data} {
+			for k, table := range []*Table{ns.Index, ns.Data} {
 				id := r.Uint32N(100_000)
 				kinds[k][id] = randomRef(r, table.prefix, id)
-				require.NoError(t, table.set(id, kinds[k][id]))
+				require.NoError(t, table.Set(id, kinds[k][id]))
 			}
 		}
 		want[name] = kinds
@@ -139,8 +139,8 @@ func TestManifestRoundTrip(t *testing.T) {
 	base := randomRef(r, "qsfs/manifest", 0)
 	m.Base = &base
 	var text bytes.Buffer
-	require.NoError(t, m.encode(&text))
-	got, err := decodeManifest(bytes.NewReader(text.Bytes()))
+	require.NoError(t, m.Encode(&text))
+	got, err := Decode(bytes.NewReader(text.Bytes()))
 	require.NoError(t, err)
 	for name, kinds := range want {
 		ns := got.Namespaces[name]
@@ -153,45 +153,45 @@ func TestManifestRoundTrip(t *testing.T) {
 
 	// What is cut, or goes on, is refused.
 	for _, n := range []int{0, 7, 8, 100, text.Len() / 2, text.Len() - 1} {
-		_, err := decodeManifest(bytes.NewReader(text.Bytes()[:n]))
-		require.ErrorIs(t, err, errManifest, n)
+		_, err := Decode(bytes.NewReader(text.Bytes()[:n]))
+		require.ErrorIs(t, err, ErrFormat, n)
 	}
-	_, err = decodeManifest(io.MultiReader(&text, bytes.NewReader([]byte{0})))
-	require.ErrorIs(t, err, errManifest)
-	_, err = decodeManifest(bytes.NewReader([]byte(`{"schema":1,"namespaces":{}}`)))
-	require.ErrorIs(t, err, errManifest)
+	_, err = Decode(io.MultiReader(&text, bytes.NewReader([]byte{0})))
+	require.ErrorIs(t, err, ErrFormat)
+	_, err = Decode(bytes.NewReader([]byte(`{"schema":1,"namespaces":{}}`)))
+	require.ErrorIs(t, err, ErrFormat)
 }
 
 func FuzzDecodeManifest(f *testing.F) {
-	m := &manifest{Epoch: 1, Namespaces: map[string]*manifestNamespace{"a": newManifestNamespace("a")}}
+	m := &Manifest{Epoch: 1, Namespaces: map[string]*Namespace{"a": NewNamespace("a")}}
 	r := rand.New(rand.NewPCG(5, 6))
 	for id := range uint32(20) {
-		if err := m.Namespaces["a"].Data.set(id*id, randomRef(r, "data/a/d", id*id)); err != nil {
+		if err := m.Namespaces["a"].Data.Set(id*id, randomRef(r, "data/a/d", id*id)); err != nil {
 			f.Fatal(err)
 		}
 	}
 	var text bytes.Buffer
-	if err := m.encode(&text); err != nil {
+	if err := m.Encode(&text); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(text.Bytes())
 	f.Fuzz(func(t *testing.T, data []byte) {
-		m, err := decodeManifest(bytes.NewReader(data))
+		m, err := Decode(bytes.NewReader(data))
 		if err != nil {
 			return
 		}
 		var again bytes.Buffer
-		require.NoError(t, m.encode(&again))
-		m2, err := decodeManifest(&again)
+		require.NoError(t, m.Encode(&again))
+		m2, err := Decode(&again)
 		require.NoError(t, err)
-		require.Equal(t, m.files(), m2.files())
+		require.Equal(t, m.Files(), m2.Files())
 		for name, ns := range m.Namespaces {
-			for _, table := range []*refTable{ns.Index, ns.Data} {
-				for _, ref := range table.all() {
-					require.NoError(t, ref.check())
+			for _, table := range []*Table{ns.Index, ns.Data} {
+				for _, ref := range table.All() {
+					require.NoError(t, ref.Check())
 				}
 			}
-			require.Equal(t, maps.Collect(ns.Data.all()), maps.Collect(m2.Namespaces[name].Data.all()))
+			require.Equal(t, maps.Collect(ns.Data.All()), maps.Collect(m2.Namespaces[name].Data.All()))
 		}
 	})
 }
@@ -200,7 +200,7 @@ func FuzzDecodeManifest(f *testing.F) {
 func BenchmarkManifest(b *testing.B) {
 	const pairs = 500_000
 	r := rand.New(rand.NewPCG(11, 12))
-	m := &manifest{Epoch: 1, Seq: 1, Namespaces: map[string]*manifestNamespace{"zdbfs-data": newManifestNamespace("zdbfs-data")}}
+	m := &Manifest{Epoch: 1, Seq: 1, Namespaces: map[string]*Namespace{"zdbfs-data": NewNamespace("zdbfs-data")}}
 	ns := m.Namespaces["zdbfs-data"]
 	var before, after runtime.MemStats
 	runtime.GC()
@@ -216,13 +216,13 @@ func BenchmarkManifest(b *testing.B) {
 	runtime.ReadMemStats(&after)
 	perFile := float64(after.HeapAlloc-before.HeapAlloc) / (2 * pairs)
 	var text bytes.Buffer
-	if err := m.encode(&text); err != nil {
+	if err := m.Encode(&text); err != nil {
 		b.Fatal(err)
 	}
 	b.Run("encode", func(b *testing.B) {
 		b.SetBytes(int64(text.Len()))
 		for b.Loop() {
-			if err := m.encode(io.Discard); err != nil {
+			if err := m.Encode(io.Discard); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -232,17 +232,17 @@ func BenchmarkManifest(b *testing.B) {
 	b.Run("decode", func(b *testing.B) {
 		b.SetBytes(int64(text.Len()))
 		for b.Loop() {
-			if _, err := decodeManifest(bytes.NewReader(text.Bytes())); err != nil {
+			if _, err := Decode(bytes.NewReader(text.Bytes())); err != nil {
 				b.Fatal(err)
 			}
 		}
 	})
 	b.Run("delta", func(b *testing.B) { // of one changed file
-		base := &manifest{Namespaces: map[string]*manifestNamespace{"zdbfs-data": ns.snapshot()}}
+		base := &Manifest{Namespaces: map[string]*Namespace{"zdbfs-data": ns.Snapshot()}}
 		ns.Data.put(7, compactRef{epoch: 1})
 		for b.Loop() {
-			if d := m.since(base, fileRef{}); d.files() != 2 {
-				b.Fatal(d.files())
+			if d := m.Since(base, Ref{}); d.Files() != 2 {
+				b.Fatal(d.Files())
 			}
 		}
 	})

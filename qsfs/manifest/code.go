@@ -1,4 +1,4 @@
-package qsfs
+package manifest
 
 import (
 	"bufio"
@@ -27,36 +27,37 @@ import (
 // and generation: its length:uvarint, and it. What the stream must be is told by
 // the checksum of its object.
 const (
-	manifestMagic = "QDMANIF\n"
-	flagSame      = 1
-	flagOdd       = 2
+	magic    = "QDMANIF\n"
+	flagSame = 1
+	flagOdd  = 2
 
-	maxManifestHeader = 1 << 20 // bytes
-	maxObjectPath     = 4096
-	maxFileID         = 1 << 26 // 4 EB at 64 MiB: bounds what a table of few entries takes
+	maxHeader     = 1 << 20 // bytes
+	maxObjectPath = 4096
+	maxFileID     = 1 << 26 // 4 EB at 64 MiB: bounds what a table of few entries takes
 )
 
-type manifestHeader struct {
+type header struct {
 	Schema     int               `json:"schema"`
 	Epoch      uint64            `json:"epoch"`
 	Seq        uint64            `json:"seq"`
 	Created    time.Time         `json:"created"`
-	Base       *fileRef          `json:"base,omitempty"`
+	Base       *Ref              `json:"base,omitempty"`
 	Namespaces []namespaceHeader `json:"namespaces"`
 }
 
 type namespaceHeader struct {
-	Name       string  `json:"name"`
-	Slots      uint64  `json:"slots"`
-	Descriptor fileRef `json:"descriptor"`
-	Index      int     `json:"index"` // files
-	Data       int     `json:"data"`
+	Name       string `json:"name"`
+	Slots      uint64 `json:"slots"`
+	Descriptor Ref    `json:"descriptor"`
+	Index      int    `json:"index"` // files
+	Data       int    `json:"data"`
 }
 
-// encode writes the manifest to w.
-func (m *manifest) encode(w io.Writer) error {
-	h := manifestHeader{Schema: manifestSchema, Epoch: m.Epoch, Seq: m.Seq, Created: m.Created, Base: m.Base, Namespaces: []namespaceHeader{}}
-	for _, name := range m.names() {
+// Encode writes the manifest to w, in small pieces. Schema is written as the
+// constant, whatever the field says.
+func (m *Manifest) Encode(w io.Writer) error {
+	h := header{Schema: Schema, Epoch: m.Epoch, Seq: m.Seq, Created: m.Created, Base: m.Base, Namespaces: []namespaceHeader{}}
+	for _, name := range m.Names() {
 		ns := m.Namespaces[name]
 		h.Namespaces = append(h.Namespaces, namespaceHeader{name, ns.Slots, ns.Descriptor, ns.Index.count, ns.Data.count})
 	}
@@ -65,12 +66,12 @@ func (m *manifest) encode(w io.Writer) error {
 		return err
 	}
 	out := bufio.NewWriterSize(w, 64<<10)
-	start := binary.AppendUvarint([]byte(manifestMagic), uint64(len(text)))
+	start := binary.AppendUvarint([]byte(magic), uint64(len(text)))
 	if _, err := out.Write(append(start, text...)); err != nil {
 		return err
 	}
-	for _, name := range m.names() {
-		for _, t := range []*refTable{m.Namespaces[name].Index, m.Namespaces[name].Data} {
+	for _, name := range m.Names() {
+		for _, t := range []*Table{m.Namespaces[name].Index, m.Namespaces[name].Data} {
 			if err := t.encode(out); err != nil {
 				return err
 			}
@@ -79,7 +80,7 @@ func (m *manifest) encode(w io.Writer) error {
 	return out.Flush()
 }
 
-func (t *refTable) encode(w io.Writer) error {
+func (t *Table) encode(w io.Writer) error {
 	var buf []byte
 	next, epoch := uint64(0), uint32(0)
 	for id, r := range t.compacts() {
@@ -119,38 +120,40 @@ func (r compactRef) appendGeneration(buf []byte) []byte {
 	return binary.AppendUvarint(buf, uint64(r.generation)+1)
 }
 
-// decodeManifest reads a manifest to its end, and checks what a restore relies
-// on: names stay below the root, lengths are not negative.
-func decodeManifest(from io.Reader) (*manifest, error) {
-	r := &manifestReader{Reader: bufio.NewReaderSize(from, 64<<10)}
+// Decode reads a manifest to its end, and checks what a restore relies
+// on: names stay below the root, lengths are not negative. What cannot be read is
+// an ErrFormat; errors of from pass through. The stream is hostile until its
+// checksum was compared: every length and id in it is bounded.
+func Decode(from io.Reader) (*Manifest, error) {
+	r := &reader{Reader: bufio.NewReaderSize(from, 64<<10)}
 	m, err := r.manifest()
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		err = fmt.Errorf("%w: it ends early", errManifest)
+		err = fmt.Errorf("%w: it ends early", ErrFormat)
 	}
 	return m, err
 }
 
-type manifestReader struct{ *bufio.Reader }
+type reader struct{ *bufio.Reader }
 
-func (r *manifestReader) manifest() (*manifest, error) {
+func (r *reader) manifest() (*Manifest, error) {
 	h, err := r.header()
 	if err != nil {
 		return nil, err
 	}
-	m := &manifest{Schema: h.Schema, Epoch: h.Epoch, Seq: h.Seq, Created: h.Created, Base: h.Base, Namespaces: map[string]*manifestNamespace{}}
+	m := &Manifest{Schema: h.Schema, Epoch: h.Epoch, Seq: h.Seq, Created: h.Created, Base: h.Base, Namespaces: map[string]*Namespace{}}
 	if m.Base != nil {
-		if err := m.Base.check(); err != nil {
+		if err := m.Base.Check(); err != nil {
 			return nil, err
 		}
 	}
 	for _, n := range h.Namespaces {
-		if err := errors.Join(checkName(n.Name), n.Descriptor.check()); err != nil {
+		if err := errors.Join(checkName(n.Name), n.Descriptor.Check()); err != nil {
 			return nil, err
 		}
 		if m.Namespaces[n.Name] != nil || n.Index < 0 || n.Data < 0 {
-			return nil, fmt.Errorf("%w: namespace %q", errManifest, n.Name)
+			return nil, fmt.Errorf("%w: namespace %q", ErrFormat, n.Name)
 		}
-		ns := newManifestNamespace(n.Name)
+		ns := NewNamespace(n.Name)
 		ns.Slots, ns.Descriptor = n.Slots, n.Descriptor
 		m.Namespaces[n.Name] = ns
 		if err := r.table(ns.Index, n.Index); err != nil {
@@ -161,37 +164,37 @@ func (r *manifestReader) manifest() (*manifest, error) {
 		}
 	}
 	if _, err := r.ReadByte(); err != io.EOF {
-		return nil, fmt.Errorf("%w: it goes on behind its end (%w)", errManifest, err)
+		return nil, fmt.Errorf("%w: it goes on behind its end (%w)", ErrFormat, err)
 	}
 	return m, nil
 }
 
-func (r *manifestReader) header() (*manifestHeader, error) {
-	magic := make([]byte, len(manifestMagic))
-	if _, err := io.ReadFull(r, magic); err != nil {
+func (r *reader) header() (*header, error) {
+	start := make([]byte, len(magic))
+	if _, err := io.ReadFull(r, start); err != nil {
 		return nil, err
 	}
-	if string(magic) != manifestMagic {
-		return nil, errManifest
+	if string(start) != magic {
+		return nil, ErrFormat
 	}
-	text, err := r.bytes(maxManifestHeader)
+	text, err := r.bytes(maxHeader)
 	if err != nil {
 		return nil, err
 	}
-	h := new(manifestHeader)
+	h := new(header)
 	if err := json.Unmarshal(text, h); err != nil {
-		return nil, fmt.Errorf("%w: %w", errManifest, err)
+		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	if h.Schema > manifestSchema {
-		return nil, fmt.Errorf("%w: schema %d, this version knows %d: use a newer quantumd", errManifest, h.Schema, manifestSchema)
+	if h.Schema > Schema {
+		return nil, fmt.Errorf("%w: schema %d, this version knows %d: use a newer quantumd", ErrFormat, h.Schema, Schema)
 	}
-	if h.Schema != manifestSchema {
-		return nil, errManifest
+	if h.Schema != Schema {
+		return nil, ErrFormat
 	}
 	return h, nil
 }
 
-func (r *manifestReader) table(t *refTable, count int) error {
+func (r *reader) table(t *Table, count int) error {
 	next, epoch := uint64(0), uint64(0)
 	for range count {
 		v, err := binary.ReadUvarint(r)
@@ -200,7 +203,7 @@ func (r *manifestReader) table(t *refTable, count int) error {
 		}
 		id := next + v>>2
 		if v>>2 > maxFileID || id > maxFileID || v&3 == 3 {
-			return fmt.Errorf("%w: file %d", errManifest, id)
+			return fmt.Errorf("%w: file %d", ErrFormat, id)
 		}
 		next = id + 1
 		if v&flagOdd != 0 {
@@ -215,7 +218,7 @@ func (r *manifestReader) table(t *refTable, count int) error {
 	return nil
 }
 
-func (r *manifestReader) derived(t *refTable, id uint32, same bool, epoch uint64) (uint64, error) {
+func (r *reader) derived(t *Table, id uint32, same bool, epoch uint64) (uint64, error) {
 	var c compactRef
 	length, err := r.number(1<<32 - 1)
 	if err == nil && !same {
@@ -234,7 +237,7 @@ func (r *manifestReader) derived(t *refTable, id uint32, same bool, epoch uint64
 			c.generation = uint32(g - 1)
 		}
 	} else if same {
-		return 0, fmt.Errorf("%w: file %d has no epoch", errManifest, id)
+		return 0, fmt.Errorf("%w: file %d has no epoch", ErrFormat, id)
 	}
 	if _, err := io.ReadFull(r, c.sum[:]); err != nil {
 		return 0, err
@@ -244,7 +247,7 @@ func (r *manifestReader) derived(t *refTable, id uint32, same bool, epoch uint64
 	return epoch, nil
 }
 
-func (r *manifestReader) odd(t *refTable, id uint32) error {
+func (r *reader) odd(t *Table, id uint32) error {
 	length, err := r.number(1 << 50)
 	if err != nil {
 		return err
@@ -257,19 +260,19 @@ func (r *manifestReader) odd(t *refTable, id uint32) error {
 	if _, err := io.ReadFull(r, sum[:]); err != nil {
 		return err
 	}
-	return t.set(id, fileRef{Object: string(path), Length: int64(length), Checksum: hex.EncodeToString(sum[:])})
+	return t.Set(id, Ref{Object: string(path), Length: int64(length), Checksum: hex.EncodeToString(sum[:])})
 }
 
-func (r *manifestReader) number(limit uint64) (uint64, error) {
+func (r *reader) number(limit uint64) (uint64, error) {
 	v, err := binary.ReadUvarint(r)
 	if err == nil && v > limit {
-		err = fmt.Errorf("%w: number %d", errManifest, v)
+		err = fmt.Errorf("%w: number %d", ErrFormat, v)
 	}
 	return v, err
 }
 
 // bytes reads a length and so many bytes.
-func (r *manifestReader) bytes(limit uint64) ([]byte, error) {
+func (r *reader) bytes(limit uint64) ([]byte, error) {
 	n, err := r.number(limit)
 	if err != nil {
 		return nil, err
