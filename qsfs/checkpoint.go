@@ -147,8 +147,8 @@ func (c *checkpointer) sync(ctx context.Context) (client.SyncReport, error) {
 // checkpoint brings everything written so far to the backends.
 func (c *checkpointer) checkpoint(ctx context.Context) (client.SyncReport, error) {
 	began := boottime.Now()
-	report := client.SyncReport{Schema: client.SchemaVersion, Epoch: c.sys.fence.id.Epoch, Checkpoint: c.committedSeq.Load()}
-	if err := c.sys.fence.isFenced(); err != nil {
+	report := client.SyncReport{Schema: client.SchemaVersion, Epoch: c.sys.fence.Identity().Epoch, Checkpoint: c.committedSeq.Load()}
+	if err := c.sys.fence.Fenced(); err != nil {
 		return report, err
 	}
 	if err := c.sys.reconcile(ctx); err != nil {
@@ -227,7 +227,7 @@ func (c *checkpointer) cut(ctx context.Context) (*cutState, error) {
 // uploads and events find room in between. A crash half-way leaves an open
 // checkpoint, whose number is not given again; the next cut finds what it lacks.
 func (c *checkpointer) begin(ctx context.Context, cut *cutState) error {
-	checkpoint := store.Checkpoint{Seq: int64(cut.seq), Epoch: int64(c.sys.fence.id.Epoch)}
+	checkpoint := store.Checkpoint{Seq: int64(cut.seq), Epoch: int64(c.sys.fence.Identity().Epoch)}
 	if len(cut.staged) == 0 { // made for the sake of its manifest
 		return c.sys.store.BeginCheckpoint(ctx, checkpoint, nil, nil)
 	}
@@ -299,7 +299,7 @@ func stagedData(p *space, d server.DataFile) staged {
 
 // describe tells the store of a file of a cut.
 func (c *checkpointer) describe(s staged, seq uint64) (store.Item, store.File) {
-	epoch := c.sys.fence.id.Epoch
+	epoch := c.sys.fence.Identity().Epoch
 	v := version(epoch, s.generation)
 	path := s.path()
 	return store.Item{Path: path, Version: v, Kind: s.kind, Source: c.source(s, seq), Checkpoint: int64(seq), Size: s.length},

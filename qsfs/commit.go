@@ -11,6 +11,7 @@ import (
 
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/internal/boottime"
+	"github.com/threefoldtech/quantumd/qsfs/epoch"
 	"github.com/threefoldtech/quantumd/qsfs/manifest"
 	"github.com/threefoldtech/quantumd/store"
 )
@@ -35,8 +36,8 @@ func (c *checkpointer) await(ctx context.Context, cut *cutState) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%d files of checkpoint %d are not on the backends yet: %w", left, cut.seq, context.Cause(ctx))
-		case <-c.sys.fence.lost:
-			return c.sys.fence.isFenced()
+		case <-c.sys.fence.Lost():
+			return c.sys.fence.Fenced()
 		case <-told:
 		case <-later:
 		}
@@ -84,22 +85,22 @@ func (c *checkpointer) commit(ctx context.Context, cut *cutState) error {
 }
 
 func (c *checkpointer) writeHead(ctx context.Context, m *manifest.Manifest, ref manifest.Ref) error {
-	holding, release, err := c.sys.fence.hold(ctx)
+	holding, release, err := c.sys.fence.Hold(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
 	c.sys.recordLock.Lock()
 	defer c.sys.recordLock.Unlock()
-	id := c.sys.fence.id
-	return c.sys.epochs.write(holding, c.sys.epochs.headKey(id.Epoch, id.UUID),
-		head{Schema: recordSchema, Epoch: id.Epoch, UUID: id.UUID, Seq: m.Seq, Created: m.Created, Manifest: ref}, false)
+	id := c.sys.fence.Identity()
+	return c.sys.epochs.Write(holding, c.sys.epochs.HeadKey(id.Epoch, id.UUID),
+		epoch.Head{Schema: epoch.Schema, Epoch: id.Epoch, UUID: id.UUID, Seq: m.Seq, Created: m.Created, Manifest: ref}, false)
 }
 
 // whole puts together what the cut names, with what its uploads have become.
 func (c *checkpointer) whole(ctx context.Context, cut *cutState) (*manifest.Manifest, bool, error) {
 	for _, s := range cut.staged {
-		path, want := s.path(), version(c.sys.fence.id.Epoch, s.generation)
+		path, want := s.path(), version(c.sys.fence.Identity().Epoch, s.generation)
 		row, err := c.sys.store.File(ctx, path)
 		if err != nil {
 			return nil, false, err
@@ -111,7 +112,7 @@ func (c *checkpointer) whole(ctx context.Context, cut *cutState) (*manifest.Mani
 			return nil, false, err
 		}
 	}
-	m := &manifest.Manifest{Schema: manifest.Schema, Epoch: c.sys.fence.id.Epoch, Seq: cut.seq, Created: time.Now().UTC(), Namespaces: map[string]*manifest.Namespace{}}
+	m := &manifest.Manifest{Schema: manifest.Schema, Epoch: c.sys.fence.Identity().Epoch, Seq: cut.seq, Created: time.Now().UTC(), Namespaces: map[string]*manifest.Namespace{}}
 	for _, p := range c.sys.spaces {
 		p.mu.Lock()
 		ns := p.whole.Snapshot()

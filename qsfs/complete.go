@@ -16,7 +16,7 @@ import (
 // complete brings the metadata of degraded files, and of the manifest that
 // names them, to all four metadata backends.
 func (s *System) complete(ctx context.Context) error {
-	if s.fence.isFenced() != nil || s.fence.isReleased() {
+	if s.fence.Fenced() != nil || s.fence.Released() {
 		return nil
 	}
 	var errs []error

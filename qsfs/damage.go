@@ -345,7 +345,7 @@ func (s *System) grownDamaged() error {
 // and that no checkpoint names yet.
 func (c *checkpointer) storedSince(ctx context.Context, p *space, id uint32) (manifest.Ref, bool) {
 	row, err := c.sys.store.File(ctx, p.dataPath(id))
-	if err != nil || row.State == store.FilePending || row.Checksum == "" || row.Version != version(c.sys.fence.id.Epoch, row.Length) {
+	if err != nil || row.State == store.FilePending || row.Checksum == "" || row.Version != version(c.sys.fence.Identity().Epoch, row.Length) {
 		return manifest.Ref{}, false
 	}
 	return manifest.Ref{Object: row.ObjectPath, Length: row.Length, Checksum: row.Checksum}, true

@@ -10,6 +10,7 @@ import (
 
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/qsfs/client"
+	"github.com/threefoldtech/quantumd/qsfs/epoch"
 )
 
 // Plan says what Deploy would do.
@@ -170,13 +171,13 @@ func (s *System) firstGeneration(ctx context.Context, list []backend.Backend) er
 	}
 	defer e.Close() //nolint:errcheck // nothing is under way
 	known, answered, err := s.generationOn(ctx, e)
-	if err == nil && answered < quorum {
+	if err == nil && answered < epoch.Quorum {
 		err = &QuorumError{What: "the set of backends", Answered: answered, Err: ctx.Err()}
 	}
 	if err != nil {
 		return err
 	}
-	g := &generation{Schema: recordSchema, Created: time.Now().UTC(), Reason: "deployed"}
+	g := &generation{Schema: epoch.Schema, Created: time.Now().UTC(), Reason: "deployed"}
 	if known != nil {
 		if known, err = s.follow(ctx, e, &generation{}, given); err != nil {
 			return err

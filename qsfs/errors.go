@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"syscall"
+
+	"github.com/threefoldtech/quantumd/qsfs/epoch"
 )
 
 // PathError says that a folder or file of the system cannot be used.
@@ -46,3 +48,22 @@ func (e *InUseError) Error() string { return fmt.Sprintf("%s is in use by anothe
 func (e *InUseError) Hint() string {
 	return "it already runs: see `quantumd status`; `quantumd stop` or Ctrl-C in its terminal ends it"
 }
+
+// What package epoch says, for callers that know this package alone.
+var (
+	// ErrFenced says that another frontend has taken over: this one may read its
+	// local files, and nothing else.
+	ErrFenced = epoch.ErrFenced
+	// ErrWrongKey says that what is on the backends was sealed with another key.
+	ErrWrongKey = epoch.ErrWrongKey
+)
+
+type (
+	// HeldError says that another frontend runs, or ran a moment ago.
+	HeldError = epoch.HeldError
+	// NeedsRestoreError says that the backends hold the data of another frontend,
+	// and this one is empty.
+	NeedsRestoreError = epoch.NeedsRestoreError
+	// QuorumError says that too few metadata backends answered to be sure.
+	QuorumError = epoch.QuorumError
+)

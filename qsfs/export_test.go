@@ -41,7 +41,9 @@ func ManifestPath(ctx context.Context, s *System) (string, error) {
 }
 
 // HeadKey is where the newest head is.
-func HeadKey(s *System) string { return s.epochs.headKey(s.fence.id.Epoch, s.fence.id.UUID) }
+func HeadKey(s *System) string {
+	return s.epochs.HeadKey(s.fence.Identity().Epoch, s.fence.Identity().UUID)
+}
 
 // WithEventFaults puts f before the table of events.
 func WithEventFaults(f func(hooks.HookHandler) hooks.HookHandler) Option {

@@ -12,6 +12,7 @@ import (
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/engine/zstor/seal"
+	"github.com/threefoldtech/quantumd/qsfs/epoch"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -88,7 +89,7 @@ func (g *generation) find(id string) (backend.Backend, bool) {
 // next is the generation in which each backend that is a key of swaps has left
 // for the value's.
 func (g *generation) next(reason string, swaps map[string]backend.Backend) *generation {
-	n := &generation{Schema: recordSchema, Number: g.Number + 1, Created: time.Now().UTC(), Reason: reason,
+	n := &generation{Schema: epoch.Schema, Number: g.Number + 1, Created: time.Now().UTC(), Reason: reason,
 		Leaving: slices.Clone(g.Leaving), Retired: g.Retired}
 	for _, m := range g.Backends {
 		if successor, ok := swaps[m.ID]; ok {
@@ -102,7 +103,7 @@ func (g *generation) next(reason string, swaps map[string]backend.Backend) *gene
 
 // without is the generation after a backend that left was given back.
 func (g *generation) without(id string) *generation {
-	n := &generation{Schema: recordSchema, Number: g.Number + 1, Created: time.Now().UTC(), Reason: id + " is retired",
+	n := &generation{Schema: epoch.Schema, Number: g.Number + 1, Created: time.Now().UTC(), Reason: id + " is retired",
 		Backends: g.Backends, Retired: slices.Clone(g.Retired)}
 	for _, m := range g.Leaving {
 		if m.ID == id {
@@ -117,7 +118,7 @@ func (g *generation) without(id string) *generation {
 // with is the generation that has more data backends; nil when list brings none
 // that is new.
 func (g *generation) with(list []backend.Backend) *generation {
-	n := &generation{Schema: recordSchema, Number: g.Number + 1, Created: time.Now().UTC(), Reason: "more backends",
+	n := &generation{Schema: epoch.Schema, Number: g.Number + 1, Created: time.Now().UTC(), Reason: "more backends",
 		Backends: slices.Clone(g.Backends), Leaving: g.Leaving, Retired: g.Retired}
 	for _, b := range list {
 		// One that has the id of another is that one made anew: a replacement takes it.
@@ -153,7 +154,7 @@ func sameBackend(a, b backend.Backend) bool {
 // none.
 func decodeGeneration(text []byte) *generation {
 	g := new(generation)
-	if json.Unmarshal(text, g) != nil || g.Number < 1 || g.Schema < 1 || g.Schema > recordSchema || len(g.Backends) == 0 {
+	if json.Unmarshal(text, g) != nil || g.Number < 1 || g.Schema < 1 || g.Schema > epoch.Schema || len(g.Backends) == 0 {
 		return nil
 	}
 	for _, m := range slices.Concat(g.Backends, g.Leaving) {
@@ -177,17 +178,17 @@ func (s *System) generationKey() string { return fmt.Sprintf("/%s/qsfs/generatio
 // generation that any of them knows; nil when none has one. answered is how many
 // told something.
 func (s *System) generationOn(ctx context.Context, e *zstor.Engine) (best *generation, answered int, err error) {
-	a, err := engineKeeper{e}.get(ctx, s.generationKey())
+	a, err := engineKeeper{e}.Get(ctx, s.generationKey())
 	if err != nil {
 		return nil, 0, err
 	}
-	for _, v := range a.values {
+	for _, v := range a.Values {
 		best = newest(best, decodeGeneration(v))
 	}
-	if best == nil && a.broken > 0 {
+	if best == nil && a.Broken > 0 {
 		return nil, 0, errForeign()
 	}
-	return best, len(a.values) + a.absent + a.broken, nil
+	return best, len(a.Values) + a.Absent + a.Broken, nil
 }
 
 // configured is the set that the configuration, or the provisioner, gives:
@@ -198,7 +199,7 @@ func (s *System) configured(ctx context.Context) (*generation, error) {
 		s.log.Warn("some backends are not known", "err", err)
 		err = nil
 	}
-	g := &generation{Schema: recordSchema}
+	g := &generation{Schema: epoch.Schema}
 	for _, b := range list {
 		if !b.Spare {
 			g.Backends = append(g.Backends, memberOf(b))
@@ -327,7 +328,7 @@ func (s *System) follow(ctx context.Context, e *zstor.Engine, g, given *generati
 func (s *System) writeGeneration(ctx context.Context, e *zstor.Engine, g *generation) error {
 	s.recordLock.Lock()
 	defer s.recordLock.Unlock()
-	return s.newEpochs(e).write(ctx, s.generationKey(), g, false)
+	return s.newEpochs(e).Write(ctx, s.generationKey(), g, false)
 }
 
 // engineOver opens an object engine over a set, one that stores files.
@@ -357,7 +358,7 @@ func (s *System) sealKey() (seal.Key, error) {
 // relieved is the generation in which a full data backend keeps what it holds,
 // and another one takes what is new.
 func (g *generation) relieved(id string, by backend.Backend) *generation {
-	n := &generation{Schema: recordSchema, Number: g.Number + 1, Created: time.Now().UTC(), Reason: fmt.Sprintf("%s relieves %s, which is full", by.ID, id),
+	n := &generation{Schema: epoch.Schema, Number: g.Number + 1, Created: time.Now().UTC(), Reason: fmt.Sprintf("%s relieves %s, which is full", by.ID, id),
 		Backends: slices.Clone(g.Backends), Leaving: g.Leaving, Retired: g.Retired}
 	for i := range n.Backends {
 		if n.Backends[i].ID == id {

@@ -9,6 +9,7 @@ import (
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/qsfs/client"
+	"github.com/threefoldtech/quantumd/qsfs/epoch"
 )
 
 // The small records that are whole on each metadata backend: claims, heads, the
@@ -25,15 +26,15 @@ type wholeRecord struct {
 
 // wholeRecords lists what a restore reads first.
 func (s *System) wholeRecords() []wholeRecord {
-	id := s.fence.id
+	id := s.fence.Identity()
 	var out []wholeRecord
 	for n := uint64(1); n <= id.Epoch; n++ {
-		out = append(out, wholeRecord{fmt.Sprintf("claim of epoch %d", n), s.epochs.claimKey(n), betterBy(func(c claim) string { return c.UUID })})
+		out = append(out, wholeRecord{fmt.Sprintf("claim of epoch %d", n), s.epochs.ClaimKey(n), betterBy(func(c epoch.Claim) string { return c.UUID })})
 	}
-	seq := betterBy(func(h head) uint64 { return h.Seq })
-	out = append(out, wholeRecord{fmt.Sprintf("head of epoch %d", id.Epoch), s.epochs.headKey(id.Epoch, id.UUID), seq})
+	seq := betterBy(func(h epoch.Head) uint64 { return h.Seq })
+	out = append(out, wholeRecord{fmt.Sprintf("head of epoch %d", id.Epoch), s.epochs.HeadKey(id.Epoch, id.UUID), seq})
 	if id.ParentEpoch != 0 {
-		out = append(out, wholeRecord{fmt.Sprintf("head of epoch %d", id.ParentEpoch), s.epochs.headKey(id.ParentEpoch, id.ParentUUID), seq})
+		out = append(out, wholeRecord{fmt.Sprintf("head of epoch %d", id.ParentEpoch), s.epochs.HeadKey(id.ParentEpoch, id.ParentUUID), seq})
 	}
 	return append(out, wholeRecord{"set of backends", s.generationKey(), betterBy(func(g generation) int { return g.Number })})
 }
@@ -77,7 +78,7 @@ func (s *System) checkRecord(ctx context.Context, r wholeRecord, repair bool) (*
 	if best == nil && all.Answered() == 0 {
 		return nil, &QuorumError{What: r.name, Err: answerErrors(all)}
 	}
-	if best == nil && all.Answered() >= quorum || holders == len(all) {
+	if best == nil && all.Answered() >= epoch.Quorum || holders == len(all) {
 		return nil, nil // it was never written, or is everywhere
 	}
 	d := &client.Damage{Path: "qsfs/" + r.name, Key: r.key, Meta: holders,
@@ -86,7 +87,7 @@ func (s *System) checkRecord(ctx context.Context, r wholeRecord, repair bool) (*
 		d.Error = answerErrors(all).Error()
 		return d, nil
 	}
-	if repair && all.Answered() < quorum {
+	if repair && all.Answered() < epoch.Quorum {
 		d.Error = (&QuorumError{What: r.name, Answered: all.Answered(), Err: answerErrors(all)}).Error()
 		return d, nil // a newer one may be on those that are silent
 	}
@@ -102,7 +103,7 @@ func (s *System) checkRecord(ctx context.Context, r wholeRecord, repair bool) (*
 // completeRecord writes a record to all metadata backends. The caller holds
 // System.recordLock.
 func (s *System) completeRecord(ctx context.Context, key string, value []byte) error {
-	holding, release, err := s.fence.hold(ctx)
+	holding, release, err := s.fence.Hold(ctx)
 	if err != nil {
 		return err
 	}

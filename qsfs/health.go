@@ -13,6 +13,7 @@ import (
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/internal/boottime"
+	"github.com/threefoldtech/quantumd/qsfs/epoch"
 )
 
 // healthEvery is how often each backend is looked at.
@@ -49,7 +50,7 @@ func (w *healthWatch) run(ctx context.Context) {
 	for {
 		w.sys.healthPulse.beat()
 		w.look(ctx)
-		if !wait(ctx, min(healthEvery, w.sys.fence.id.Lease/3)) {
+		if !wait(ctx, min(healthEvery, w.sys.fence.Identity().Lease/3)) {
 			return
 		}
 	}
@@ -57,7 +58,7 @@ func (w *healthWatch) run(ctx context.Context) {
 
 func (w *healthWatch) look(ctx context.Context) {
 	back := w.lease(ctx)
-	if w.sys.fence.isFenced() != nil {
+	if w.sys.fence.Fenced() != nil {
 		w.sys.fencedOnce.Do(func() { w.sys.fenced(ctx) })
 	}
 	up := w.backends(ctx)
@@ -79,13 +80,13 @@ func (w *healthWatch) look(ctx context.Context) {
 // lease renews the lease and leaves a sign of life; true when it is back after
 // it was lost.
 func (w *healthWatch) lease(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, w.sys.fence.id.Lease/2)
+	ctx, cancel := context.WithTimeout(ctx, w.sys.fence.Identity().Lease/2)
 	defer cancel()
-	err := w.sys.fence.renew(ctx)
+	err := w.sys.fence.Renew(ctx)
 	if err == nil {
-		err = w.sys.fence.sign(ctx)
+		err = w.sys.fence.Sign(ctx)
 	}
-	if errors.Is(err, errReleased) {
+	if errors.Is(err, epoch.ErrReleased) {
 		return false // the end
 	}
 	w.mu.Lock()

@@ -63,7 +63,7 @@ func (s *System) zdbReady(hooks.Event) error {
 	if s.cfg.Engine.Zdb != config.External {
 		return nil
 	}
-	if err := s.fence.isFenced(); err != nil {
+	if err := s.fence.Fenced(); err != nil {
 		return err
 	}
 	s.zdbIsBack()
@@ -83,7 +83,7 @@ func (s *System) space(name string) *space {
 // stored as it is now.
 func (s *System) descriptorChanged(_ context.Context, e hooks.Event) error {
 	p := s.space(e.Namespace)
-	if p == nil || s.fence.isFenced() != nil {
+	if p == nil || s.fence.Fenced() != nil {
 		return nil
 	}
 	text, err := os.ReadFile(p.ns.DescriptorPath())
@@ -128,7 +128,7 @@ func (s *System) dataClosed(ctx context.Context, path string) error {
 		return err
 	}
 	p.local.set(id, d.Length, time.Now())
-	if s.fence.isFenced() != nil {
+	if s.fence.Fenced() != nil {
 		return nil
 	}
 	return s.check.closedData(ctx, p, d)

@@ -335,7 +335,7 @@ func (s *System) nameOwn(ctx context.Context, p *space, id uint32, length int64,
 		return fmt.Errorf("%w: %d of %d shards are there, %d are needed", errHint, report.GoodShards(), obj.N, obj.K)
 	}
 	item, row := s.check.describe(stagedData(p, server.DataFile{ID: id, Length: length, Present: true}), s.check.nextSeq.Load())
-	holding, release, err := s.fence.hold(ctx)
+	holding, release, err := s.fence.Hold(ctx)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/threefoldtech/quantumd/qsfs/client"
+	"github.com/threefoldtech/quantumd/qsfs/epoch"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -32,7 +33,7 @@ func OfflineStatus(ctx context.Context, l Layout) (*client.Status, error) {
 	} else if !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
-	if id, err := loadIdentity(l.identity()); err == nil {
+	if id, err := epoch.LoadIdentity(l.identity()); err == nil {
 		st.Epoch = id.Epoch
 	}
 	unsynced, err := unsyncedSoon(ctx, l, db)

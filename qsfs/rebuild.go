@@ -11,6 +11,7 @@ import (
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/qsfs/client"
+	"github.com/threefoldtech/quantumd/qsfs/epoch"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -284,7 +285,7 @@ func (s *System) independent(report zstor.Report, gone map[string]int) error {
 			return fmt.Errorf("shard %d of %s is still only on a backend that left", sh.Index, report.Object.Path)
 		}
 	}
-	if n := report.Object.MetaHolders; report.Object.N > 0 && n < quorum {
+	if n := report.Object.MetaHolders; report.Object.N > 0 && n < epoch.Quorum {
 		return fmt.Errorf("the record of %s is on %d metadata backends", report.Object.Path, n)
 	}
 	return nil
@@ -348,7 +349,7 @@ func (s *System) namedObjects(ctx context.Context, each func(objectRef) error) e
 }
 
 // manifestsOf are the object of a head's manifest and of that one's base.
-func (s *System) manifestsOf(ctx context.Context, h *head) []string {
+func (s *System) manifestsOf(ctx context.Context, h *epoch.Head) []string {
 	out := []string{h.Manifest.Object}
 	if base, err := manifestBase(ctx, s.engine, s.layout.Root, h.Manifest); err != nil {
 		s.log.Warn("the base of a manifest is not known", "manifest", h.Manifest.Object, "err", err)
@@ -409,13 +410,13 @@ func (s *System) needs(ctx context.Context, key string, b backend.Backend) (bool
 	switch {
 	case errors.Is(err, zstor.ErrNotFound):
 		return false, nil // removed meanwhile
-	case isLost(err) && !named && report.Object.MetaHolders >= quorum:
+	case isLost(err) && !named && report.Object.MetaHolders >= epoch.Quorum:
 		s.happened(ctx, eventDamage, key, "an object cannot be read any more, and names nothing on %s: %v", b.ID, err)
 		return false, nil
 	case err != nil:
 		return named, err
 	}
-	return named || report.Object.MetaHolders < quorum, nil
+	return named || report.Object.MetaHolders < epoch.Quorum, nil
 }
 
 // wholeWithout says whether nothing of an object is missing but what is on
@@ -438,5 +439,5 @@ func (s *System) wholeWithout(report zstor.Report, b backend.Backend) bool {
 			return false
 		}
 	}
-	return good >= quorum && report.Readable()
+	return good >= epoch.Quorum && report.Readable()
 }

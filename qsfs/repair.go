@@ -54,7 +54,7 @@ func (s *System) repairObject(ctx context.Context, objectPath, plain string, opt
 
 // mayWrite says whether this frontend holds its lease.
 func (s *System) mayWrite(ctx context.Context) error {
-	_, release, err := s.fence.hold(ctx)
+	_, release, err := s.fence.Hold(ctx)
 	if err == nil {
 		release()
 	}

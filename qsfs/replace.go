@@ -65,7 +65,7 @@ func (r *replacer) run(ctx context.Context) {
 			return
 		case <-r.wake:
 		}
-		if r.sys.fence.isFenced() != nil {
+		if r.sys.fence.Fenced() != nil {
 			continue
 		}
 		open, err := r.lead(ctx)

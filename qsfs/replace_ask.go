@@ -74,7 +74,7 @@ func (s *System) Replace(ctx context.Context, q client.ReplaceRequest) (*client.
 	if err := s.serving(); err != nil {
 		return nil, err
 	}
-	if err := s.fence.isFenced(); err != nil {
+	if err := s.fence.Fenced(); err != nil {
 		return nil, err
 	}
 	ids, err := s.toReplace(q)

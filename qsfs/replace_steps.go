@@ -14,6 +14,7 @@ import (
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/engine/zstor/remote"
 	"github.com/threefoldtech/quantumd/qsfs/client"
+	"github.com/threefoldtech/quantumd/qsfs/epoch"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -249,12 +250,12 @@ func (s *System) mayReload(ctx context.Context) error {
 	if !errors.As(err, &few) {
 		return err
 	}
-	id := s.fence.id
-	a, getErr := s.epochs.keep.get(ctx, s.epochs.claimKey(id.Epoch+1))
-	if getErr != nil || len(a.values) > 0 || a.broken > 0 || a.absent < 2 {
+	id := s.fence.Identity()
+	a, getErr := s.epochs.Get(ctx, s.epochs.ClaimKey(id.Epoch+1))
+	if getErr != nil || len(a.Values) > 0 || a.Broken > 0 || a.Absent < 2 {
 		return errors.Join(err, getErr)
 	}
-	own, getErr := s.epochs.claimAt(ctx, id.Epoch)
+	own, getErr := s.epochs.ClaimAt(ctx, id.Epoch)
 	if getErr != nil || own == nil || own.UUID != id.UUID {
 		return errors.Join(err, getErr)
 	}
@@ -305,16 +306,16 @@ func listErrors(lists []zstor.Keys) error {
 func (s *System) copyRecord(ctx context.Context, from, to *zstor.Engine, key string) error {
 	s.recordLock.Lock() // a head that is written meanwhile must not be undone
 	defer s.recordLock.Unlock()
-	a, err := engineKeeper{from}.get(ctx, key)
+	a, err := engineKeeper{from}.Get(ctx, key)
 	if err != nil {
 		return err
 	}
-	value := newestRecord(a.values)
+	value := newestRecord(a.Values)
 	if value == nil {
 		return nil // of another key, or gone
 	}
 	acks, err := to.PutRecord(ctx, key, value)
-	if acks >= quorum {
+	if acks >= epoch.Quorum {
 		return nil
 	}
 	return &QuorumError{What: "a write", Answered: acks, Err: err}

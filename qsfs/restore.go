@@ -15,6 +15,7 @@ import (
 	"github.com/threefoldtech/quantumd/internal/durable"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
+	"github.com/threefoldtech/quantumd/qsfs/epoch"
 	"github.com/threefoldtech/quantumd/qsfs/manifest"
 	"github.com/threefoldtech/quantumd/store"
 )
@@ -87,7 +88,7 @@ func (s *System) restore(ctx context.Context, o RestoreOptions, stops *stopStack
 	}
 	s.objects = s.engine // the daemon of an external zstor does not run yet
 	s.epochs = s.newEpochs(s.engine)
-	last, err := s.epochs.highest(ctx, 1)
+	last, err := s.epochs.Highest(ctx, 1)
 	if err != nil {
 		return nil, err
 	}
@@ -95,18 +96,18 @@ func (s *System) restore(ctx context.Context, o RestoreOptions, stops *stopStack
 		return nil, ErrNothingToRestore
 	}
 	if o.DryRun {
-		h, err := s.epochs.newestHead(ctx, last.Epoch)
+		h, err := s.epochs.NewestHead(ctx, last.Epoch)
 		if err != nil {
 			return nil, err
 		}
 		return s.describe(ctx, h)
 	}
-	id, err := s.epochs.take(ctx, s.opts.lease, o.Force, s.opts.observer)
+	id, err := s.epochs.Take(ctx, s.opts.lease, o.Force, s.tellOfLease)
 	if err != nil {
 		return nil, err
 	}
 	// Only now: what the other frontend committed until its lease ended counts.
-	h, err := s.epochs.newestHead(ctx, id.Epoch-1)
+	h, err := s.epochs.NewestHead(ctx, id.Epoch-1)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +118,7 @@ func (s *System) restore(ctx context.Context, o RestoreOptions, stops *stopStack
 }
 
 // describe tells what a head holds.
-func (s *System) describe(ctx context.Context, h *head) (*RestoreReport, error) {
+func (s *System) describe(ctx context.Context, h *epoch.Head) (*RestoreReport, error) {
 	if h == nil {
 		return nil, ErrNothingToRestore
 	}
@@ -128,7 +129,7 @@ func (s *System) describe(ctx context.Context, h *head) (*RestoreReport, error) 
 	return reportOn(h, m), nil
 }
 
-func reportOn(h *head, m *manifest.Manifest) *RestoreReport {
+func reportOn(h *epoch.Head, m *manifest.Manifest) *RestoreReport {
 	r := &RestoreReport{Schema: client.SchemaVersion, FromEpoch: h.Epoch, Checkpoint: h.Seq, Created: h.Created.Format("2006-01-02 15:04:05 MST")}
 	for _, ns := range m.Namespaces {
 		r.IndexFiles += ns.Index.Count()
@@ -141,7 +142,7 @@ func reportOn(h *head, m *manifest.Manifest) *RestoreReport {
 
 // bring fetches what a frontend needs before its zdb starts. The identity is
 // written last: without it nothing here counts.
-func (s *System) bring(ctx context.Context, id *identity, h *head) (*RestoreReport, error) {
+func (s *System) bring(ctx context.Context, id *epoch.Identity, h *epoch.Head) (*RestoreReport, error) {
 	m, err := loadManifest(ctx, s.engine, s.layout.Root, h.Manifest)
 	if err != nil {
 		return nil, fmt.Errorf("checkpoint %d: %w", h.Seq, err)
@@ -170,7 +171,7 @@ func (s *System) bring(ctx context.Context, id *identity, h *head) (*RestoreRepo
 		return nil, err
 	}
 	id.ParentEpoch, id.ParentUUID = h.Epoch, h.UUID
-	return report, id.save(s.layout.identity())
+	return report, id.Save(s.layout.identity())
 }
 
 // bringOpen fetches the data file that a real zdb will go on with: the highest

@@ -201,7 +201,7 @@ func (s *System) startTree(ctx context.Context, stops *stopStack) error {
 // beforeChange is asked before each change of a record: a fenced frontend is
 // read-only.
 func (s *System) beforeChange() error {
-	if err := s.fence.isFenced(); err != nil {
+	if err := s.fence.Fenced(); err != nil {
 		return fmt.Errorf("%w: %w", syscall.EROFS, err)
 	}
 	s.check.dirty.touch()
@@ -329,7 +329,7 @@ func (s *System) unmounted() <-chan struct{} {
 // drain time lasts.
 func (s *System) drain(ctx context.Context) error {
 	err := s.unmount(ctx)
-	if fenced := s.fence.isFenced(); fenced != nil {
+	if fenced := s.fence.Fenced(); fenced != nil {
 		return errors.Join(err, fenced)
 	}
 	if s.opts.drain < 0 {
@@ -342,7 +342,7 @@ func (s *System) drain(ctx context.Context) error {
 	if syncErr != nil {
 		syncErr = fmt.Errorf("not everything is on the backends; it is kept here and stored at the next start: %w", syncErr)
 	} else {
-		syncErr = s.fence.release(ctx)
+		syncErr = s.fence.Release(ctx)
 	}
 	return errors.Join(err, syncErr)
 }

@@ -295,7 +295,7 @@ func (s *System) Scrub(ctx context.Context, r client.ScrubRequest) (*client.Scru
 		return nil, fmt.Errorf("scrub: a sample of %d objects: want at most %d", r.Sample, maxSample)
 	}
 	if r.Repair {
-		if err := s.fence.isFenced(); err != nil {
+		if err := s.fence.Fenced(); err != nil {
 			return nil, err
 		}
 	}

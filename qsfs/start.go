@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/threefoldtech/quantumd/qsfs/epoch"
 	"github.com/threefoldtech/quantumd/qsfs/manifest"
 	"github.com/threefoldtech/quantumd/store"
 )
@@ -20,7 +21,7 @@ func (s *System) startEpoch(ctx context.Context, _ *stopStack) error {
 	if err := s.refuseForeign(ctx); err != nil {
 		return err
 	}
-	id, err := loadIdentity(s.layout.identity())
+	id, err := epoch.LoadIdentity(s.layout.identity())
 	if errors.Is(err, fs.ErrNotExist) {
 		id, err = s.firstEpoch(ctx)
 	}
@@ -28,14 +29,14 @@ func (s *System) startEpoch(ctx context.Context, _ *stopStack) error {
 		return err
 	}
 	if id.Lease == 0 {
-		id.Lease = defaultLease
+		id.Lease = epoch.DefaultLease
 	}
-	s.fence = newFence(s.epochs, *id)
+	s.fence = epoch.NewFence(s.epochs, *id)
 	// Without an answer uploads pause; what is here can be read and written. With
 	// another key nothing here could ever be stored.
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	if err := s.fence.renew(ctx); errors.Is(err, ErrWrongKey) {
+	if err := s.fence.Renew(ctx); errors.Is(err, ErrWrongKey) {
 		return err
 	} else if err != nil {
 		s.log.Warn("uploads pause", "err", err)
@@ -48,8 +49,8 @@ func (s *System) startEpoch(ctx context.Context, _ *stopStack) error {
 func (s *System) refuseForeign(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	a, err := s.epochs.keep.get(ctx, s.generationKey())
-	if err == nil && a.broken > 0 && len(a.values) == 0 {
+	a, err := s.epochs.Get(ctx, s.generationKey())
+	if err == nil && a.Broken > 0 && len(a.Values) == 0 {
 		err = errForeign()
 	}
 	return err
@@ -59,12 +60,12 @@ func (s *System) refuseForeign(ctx context.Context) error {
 const startPatience = 5 * time.Second
 
 // firstEpoch takes an epoch for a frontend that is empty and has none.
-func (s *System) firstEpoch(ctx context.Context) (*identity, error) {
+func (s *System) firstEpoch(ctx context.Context) (*epoch.Identity, error) {
 	notEmpty := s.mustBeEmpty()
 	if notEmpty != nil && !s.hasLegacy(ctx) {
 		return nil, notEmpty
 	}
-	last, err := s.epochs.highest(ctx, 1)
+	last, err := s.epochs.Highest(ctx, 1)
 	if err != nil {
 		return nil, fmt.Errorf("the first start needs the backends: %w", err)
 	}
@@ -72,7 +73,7 @@ func (s *System) firstEpoch(ctx context.Context) (*identity, error) {
 		return nil, notEmpty
 	}
 	if last != nil {
-		h, err := s.epochs.newestHead(ctx, last.Epoch)
+		h, err := s.epochs.NewestHead(ctx, last.Epoch)
 		if err != nil {
 			return nil, err
 		}
@@ -80,11 +81,11 @@ func (s *System) firstEpoch(ctx context.Context) (*identity, error) {
 			return nil, &NeedsRestoreError{Epoch: h.Epoch}
 		}
 	}
-	id, err := s.epochs.take(ctx, s.opts.lease, false, s.opts.observer)
+	id, err := s.epochs.Take(ctx, s.opts.lease, false, s.tellOfLease)
 	if err != nil {
 		return nil, err
 	}
-	return id, id.save(s.layout.identity())
+	return id, id.Save(s.layout.identity())
 }
 
 // ErrNoIdentity says that there are local files, but not the frontend's claim.
@@ -245,13 +246,13 @@ func (s *System) reconcile(ctx context.Context) error {
 
 // ownHead is the newest head of this frontend, or of its parent; nil when
 // nothing was ever committed.
-func (s *System) ownHead(ctx context.Context) (*head, error) {
-	id := s.fence.id
-	h, err := s.epochs.headOf(ctx, id.Epoch, id.UUID)
+func (s *System) ownHead(ctx context.Context) (*epoch.Head, error) {
+	id := s.fence.Identity()
+	h, err := s.epochs.HeadOf(ctx, id.Epoch, id.UUID)
 	if err != nil || h != nil || id.ParentEpoch == 0 {
 		return h, err
 	}
-	return s.epochs.headOf(ctx, id.ParentEpoch, id.ParentUUID)
+	return s.epochs.HeadOf(ctx, id.ParentEpoch, id.ParentUUID)
 }
 
 // adopt records the files of a committed manifest as stored.

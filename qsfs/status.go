@@ -10,6 +10,7 @@ import (
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/internal/boottime"
 	"github.com/threefoldtech/quantumd/qsfs/client"
+	"github.com/threefoldtech/quantumd/qsfs/epoch"
 )
 
 // Status looks at the system. It asks nobody: what it tells of the backends is
@@ -26,7 +27,7 @@ func (s *System) Status(ctx context.Context) (*client.Status, error) {
 	if s.opts.noMount {
 		st.Mount.Path = ""
 	}
-	st.Epoch = s.fence.id.Epoch
+	st.Epoch = s.fence.Identity().Epoch
 	st.Generation = s.generation(ctx)
 	if err := s.queueStatus(ctx, st); err != nil {
 		return nil, err
@@ -104,10 +105,10 @@ func (s *System) backendStatus(st *client.Status) {
 		}
 		st.Backends = append(st.Backends, entry)
 	}
-	if !leased && len(order) > 0 && s.fence.isFenced() == nil {
-		statusNote(st, "uploads pause: fewer than %d metadata backends answer", quorum)
+	if !leased && len(order) > 0 && s.fence.Fenced() == nil {
+		statusNote(st, "uploads pause: fewer than %d metadata backends answer", epoch.Quorum)
 	}
-	if err := s.fence.isFenced(); err != nil {
+	if err := s.fence.Fenced(); err != nil {
 		st.State = client.StateFenced
 		statusNote(st, "%v", err)
 	} else if len(st.Notes) > 0 && st.State == client.StateOK {

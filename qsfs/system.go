@@ -40,6 +40,7 @@ import (
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/hooks"
 	"github.com/threefoldtech/quantumd/qsfs/config"
+	"github.com/threefoldtech/quantumd/qsfs/epoch"
 	"github.com/threefoldtech/quantumd/services"
 	"github.com/threefoldtech/quantumd/store"
 )
@@ -62,8 +63,8 @@ type System struct {
 	server     *server.Server
 	spaces     []*space // metadata first
 	tree       *tree.Tree
-	fence      *fence
-	epochs     *epochs
+	fence      *epoch.Fence
+	epochs     *epoch.Records
 	check      *checkpointer
 	health     *healthWatch
 	fetching   fetcher
@@ -204,7 +205,7 @@ var ErrNotReady = errors.New("qsfs: the system is not running")
 // Open checks the configuration and makes a System. It starts nothing and
 // touches no file.
 func Open(_ context.Context, cfg *config.Config, opts ...Option) (*System, error) {
-	o := options{observer: func(Progress) {}, lease: defaultLease, drain: 5 * time.Minute, pushAuto: defaultPushgateway, pushEvery: defaultPushEvery}
+	o := options{observer: func(Progress) {}, lease: epoch.DefaultLease, drain: 5 * time.Minute, pushAuto: defaultPushgateway, pushEvery: defaultPushEvery}
 	for _, f := range opts {
 		f(&o)
 	}
@@ -215,7 +216,7 @@ func Open(_ context.Context, cfg *config.Config, opts ...Option) (*System, error
 		o.logger = slog.New(slog.DiscardHandler)
 	}
 	if o.lease <= 0 {
-		o.lease = defaultLease
+		o.lease = epoch.DefaultLease
 	}
 	if o.layout == nil {
 		l := SystemLayout("", cfg)
@@ -318,10 +319,10 @@ func (e *MissingBackendsError) Hint() string {
 	return "run `quantumd deploy` (with --local for backends on this machine), or list them under backends in the configuration"
 }
 
-func (s *System) newEpochs(e *zstor.Engine) *epochs {
+func (s *System) newEpochs(e *zstor.Engine) *epoch.Records {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "an unnamed machine"
 	}
-	return &epochs{keep: engineKeeper{e}, prefix: s.cfg.Prefix(), host: host, now: time.Now}
+	return epoch.New(engineKeeper{e}, s.cfg.Prefix(), host)
 }

@@ -137,7 +137,7 @@ func (u *uploader) keepLease(ctx context.Context, lease store.Lease) {
 
 // store uploads one file, has the backends confirm it, and marks it stored.
 func (u *uploader) store(ctx context.Context, item store.Item) error {
-	if _, release, err := u.sys.fence.hold(ctx); err != nil {
+	if _, release, err := u.sys.fence.Hold(ctx); err != nil {
 		return fmt.Errorf("%w: %w", errNoLease, err)
 	} else {
 		release()

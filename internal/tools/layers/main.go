@@ -36,6 +36,7 @@ var rules = []rule{
 	{"qsfs/config", []string{"backend", "internal"}},
 	{"qsfs/client", []string{"internal"}},
 	{"qsfs/manifest", []string{"internal"}},
+	{"qsfs/epoch", []string{"qsfs/manifest", "backend", "internal"}},
 	{"qsfs/dashboard", []string{"qsfs/client", "internal"}},
 	{"qsfs", []string{"qsfs", "backend", "engine", "services", "hooks", "store", "internal"}},
 	{"internal/demo", []string{""}},    // a story told by the whole

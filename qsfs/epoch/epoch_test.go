@@ -1,4 +1,4 @@
-package qsfs
+package epoch
 
 import (
 	"context"
@@ -21,7 +21,7 @@ type fourBackends struct {
 	before func(key string) // called before each write
 }
 
-func (m *fourBackends) put(_ context.Context, key string, value []byte) (int, error) {
+func (m *fourBackends) Put(_ context.Context, key string, value []byte) (int, error) {
 	if m.before != nil {
 		m.before(key)
 	}
@@ -41,52 +41,52 @@ func (m *fourBackends) put(_ context.Context, key string, value []byte) (int, er
 	return acks, nil
 }
 
-func (m *fourBackends) get(_ context.Context, key string) (answers, error) {
+func (m *fourBackends) Get(_ context.Context, key string) (Answers, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var a answers
+	var a Answers
 	for i := range m.values {
 		v, ok := m.values[i][key]
 		switch {
 		case m.down[i]:
-			a.silent++
+			a.Silent++
 		case !ok:
-			a.absent++
+			a.Absent++
 		case m.broken:
-			a.broken++
+			a.Broken++
 		default:
-			a.values = append(a.values, v)
+			a.Values = append(a.Values, v)
 		}
 	}
 	return a, nil
 }
 
-func newTestEpochs(m *fourBackends) *epochs {
-	return &epochs{keep: m, prefix: "p", host: "here", now: time.Now}
+func newTestEpochs(m *fourBackends) *Records {
+	return New(m, "p", "here")
 }
 
-func quiet(Progress) {}
+func quiet(_, _ time.Duration) {}
 
 func TestTakeNumbersAndHolds(t *testing.T) {
 	t.Parallel()
 	m := &fourBackends{}
 	e := newTestEpochs(m)
-	first, err := e.take(t.Context(), time.Millisecond, false, quiet)
+	first, err := e.Take(t.Context(), time.Millisecond, false, quiet)
 	require.NoError(t, err)
 	assert.EqualValues(t, 1, first.Epoch)
 
-	f := newFence(e, *first)
+	f := NewFence(e, *first)
 	f.id.Lease = time.Hour
-	require.NoError(t, f.renew(t.Context()))
-	_, cancel, err := f.hold(t.Context())
+	require.NoError(t, f.Renew(t.Context()))
+	_, cancel, err := f.Hold(t.Context())
 	require.NoError(t, err)
 	cancel()
 
-	second, err := e.take(t.Context(), time.Millisecond, true, quiet)
+	second, err := e.Take(t.Context(), time.Millisecond, true, quiet)
 	require.NoError(t, err)
 	assert.EqualValues(t, 2, second.Epoch)
-	require.ErrorIs(t, f.renew(t.Context()), ErrFenced)
-	_, _, err = f.hold(t.Context())
+	require.ErrorIs(t, f.Renew(t.Context()), ErrFenced)
+	_, _, err = f.Hold(t.Context())
 	require.ErrorIs(t, err, ErrFenced, "also while the lease would last")
 	select {
 	case <-f.lost:
@@ -99,11 +99,11 @@ func TestTakeRefusesOneThatLives(t *testing.T) {
 	t.Parallel()
 	m := &fourBackends{}
 	e := newTestEpochs(m)
-	id, err := e.take(t.Context(), time.Hour, false, quiet)
+	id, err := e.Take(t.Context(), time.Hour, false, quiet)
 	require.NoError(t, err)
-	require.NoError(t, newFence(e, *id).sign(t.Context()))
+	require.NoError(t, NewFence(e, *id).Sign(t.Context()))
 	var held *HeldError
-	_, err = e.take(t.Context(), time.Hour, false, quiet)
+	_, err = e.Take(t.Context(), time.Hour, false, quiet)
 	require.ErrorAs(t, err, &held)
 	assert.EqualValues(t, 1, held.Epoch)
 }
@@ -117,7 +117,7 @@ func TestQuorum(t *testing.T) {
 		for i := range down {
 			m.down[i] = true
 		}
-		_, err := e.take(t.Context(), time.Millisecond, false, quiet)
+		_, err := e.Take(t.Context(), time.Millisecond, false, quiet)
 		if down <= 1 {
 			require.NoError(t, err, "%d down", down)
 			continue
@@ -133,10 +133,10 @@ func TestWrongKeyIsNoAbsence(t *testing.T) {
 	t.Parallel()
 	m := &fourBackends{}
 	e := newTestEpochs(m)
-	_, err := e.take(t.Context(), time.Millisecond, false, quiet)
+	_, err := e.Take(t.Context(), time.Millisecond, false, quiet)
 	require.NoError(t, err)
 	m.broken = true
-	_, err = e.take(t.Context(), time.Millisecond, true, quiet)
+	_, err = e.Take(t.Context(), time.Millisecond, true, quiet)
 	require.ErrorIs(t, err, ErrWrongKey)
 }
 
@@ -147,10 +147,10 @@ func TestReleaseIsTheLastWord(t *testing.T) {
 	t.Parallel()
 	m := &fourBackends{}
 	e := newTestEpochs(m)
-	id, err := e.take(t.Context(), time.Hour, false, quiet)
+	id, err := e.Take(t.Context(), time.Hour, false, quiet)
 	require.NoError(t, err)
-	f := newFence(e, *id)
-	require.NoError(t, f.renew(t.Context()))
+	f := NewFence(e, *id)
+	require.NoError(t, f.Renew(t.Context()))
 
 	writing, proceed := make(chan struct{}), make(chan struct{})
 	var once sync.Once
@@ -161,17 +161,17 @@ func TestReleaseIsTheLastWord(t *testing.T) {
 		})
 	}
 	signed, released := make(chan error, 1), make(chan error, 1)
-	go func() { signed <- f.sign(t.Context()) }()
+	go func() { signed <- f.Sign(t.Context()) }()
 	<-writing
-	go func() { released <- f.release(t.Context()) }()
+	go func() { released <- f.Release(t.Context()) }()
 	close(proceed)
 	require.NoError(t, <-signed)
 	require.NoError(t, <-released)
-	require.ErrorIs(t, f.sign(t.Context()), errReleased)
-	_, _, err = f.hold(t.Context())
-	require.True(t, errors.Is(err, errReleased), "nothing is written after it")
+	require.ErrorIs(t, f.Sign(t.Context()), ErrReleased)
+	_, _, err = f.Hold(t.Context())
+	require.True(t, errors.Is(err, ErrReleased), "nothing is written after it")
 
-	next, err := e.take(t.Context(), time.Hour, false, quiet) // without a wait of an hour
+	next, err := e.Take(t.Context(), time.Hour, false, quiet) // without a wait of an hour
 	require.NoError(t, err)
 	assert.EqualValues(t, 2, next.Epoch)
 }
