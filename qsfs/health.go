@@ -68,7 +68,16 @@ func (w *healthWatch) look(ctx context.Context) {
 		}
 	}
 	w.sys.replacing.tell()
-	if up || back {
+	w.tellBack(ctx, up || back)
+}
+
+// again looks at the backends out of turn: the set has changed, or somebody wants
+// to know how it is now.
+func (w *healthWatch) again(ctx context.Context) { w.tellBack(ctx, w.backends(ctx)) }
+
+// tellBack wakes what waits for a backend, or the lease, that is back.
+func (w *healthWatch) tellBack(ctx context.Context, back bool) {
+	if back {
 		w.back.tell()
 		// What failed because of them is tried now, not at the end of its pause.
 		if _, err := w.sys.store.Queue().RetryNow(ctx); err != nil && ctx.Err() == nil {

@@ -77,6 +77,9 @@ func (s *System) Replace(ctx context.Context, q client.ReplaceRequest) (*client.
 	if err := s.fence.Fenced(); err != nil {
 		return nil, err
 	}
+	if q.Failed {
+		s.health.again(ctx)
+	}
 	ids, err := s.toReplace(q)
 	if err != nil {
 		return nil, err

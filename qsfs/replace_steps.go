@@ -204,7 +204,11 @@ func (s *System) changeSet(ctx context.Context, change func(*generation) *genera
 	if n == nil {
 		return s.current(), nil // it is as it should be
 	}
-	return n, s.adoptSet(ctx, n)
+	if err := s.adoptSet(ctx, n); err != nil {
+		return n, err
+	}
+	s.health.again(ctx)
+	return n, nil
 }
 
 // adoptSet writes a new generation and has everything use it.

@@ -52,6 +52,9 @@ func (c *replaceCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	return a.print(report, func() {
+		if len(report.Replacements) == 0 {
+			a.printf("every backend works: nothing to replace")
+		}
 		for _, p := range report.Replacements {
 			if report.DryRun {
 				a.printf("%s", planned(p))
