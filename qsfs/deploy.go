@@ -11,6 +11,7 @@ import (
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/epoch"
+	"github.com/threefoldtech/quantumd/qsfs/generation"
 )
 
 // Plan says what Deploy would do.
@@ -71,8 +72,8 @@ func (s *System) wanted(ctx context.Context) ([]backend.Spec, error) {
 		return specs, nil
 	}
 	return slices.DeleteFunc(specs, func(sp backend.Spec) bool {
-		i := slices.IndexFunc(given.Backends, func(m member) bool { return m.ID == sp.ID })
-		return i >= 0 && g.gone(given.Backends[i].Backend)
+		i := slices.IndexFunc(given.Backends, func(m generation.Member) bool { return m.ID == sp.ID })
+		return i >= 0 && g.Gone(given.Backends[i].Backend)
 	}), nil
 }
 
@@ -177,23 +178,23 @@ func (s *System) firstGeneration(ctx context.Context, list []backend.Backend) er
 	if err != nil {
 		return err
 	}
-	g := &generation{Schema: epoch.Schema, Created: time.Now().UTC(), Reason: "deployed"}
+	g := &generation.Set{Schema: generation.Schema, Created: time.Now().UTC(), Reason: "deployed"}
 	if known != nil {
-		if known, err = s.follow(ctx, e, &generation{}, given); err != nil {
+		if known, err = s.follow(ctx, e, &generation.Set{}, given); err != nil {
 			return err
 		}
-		if g = known.with(list); g == nil {
+		if g = known.With(list); g == nil {
 			return nil
 		}
 	} else {
 		g.Number = 1
 		for _, b := range list {
 			if !b.Spare {
-				g.Backends = append(g.Backends, memberOf(b))
+				g.Backends = append(g.Backends, generation.MemberOf(b))
 			}
 		}
 	}
-	c, err := s.zstorConfig(g.list())
+	c, err := s.zstorConfig(g.List())
 	if err == nil {
 		err = e.Reload(ctx, c)
 	}

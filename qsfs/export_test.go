@@ -57,7 +57,7 @@ func OpenPlainEngine(ctx context.Context, s *System) (*zstor.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.zstorConfig(given.list())
+	c, err := s.zstorConfig(given.List())
 	if err != nil {
 		return nil, err
 	}

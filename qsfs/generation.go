@@ -6,13 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"time"
 
-	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/engine/zstor/seal"
-	"github.com/threefoldtech/quantumd/qsfs/epoch"
+	"github.com/threefoldtech/quantumd/qsfs/generation"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -21,169 +18,18 @@ import (
 // SQLite and, sealed, on every metadata backend under …/qsfs/generation. The
 // newest that is known counts: an older file never wins.
 
-// generation is the record of the set of backends.
-type generation struct {
-	Schema   int       `json:"schema"`
-	Number   int       `json:"number"`
-	Created  time.Time `json:"created"`
-	Reason   string    `json:"reason,omitempty"`
-	Backends []member  `json:"backends"`
-	// Leaving are those that were replaced, and that objects may still name.
-	Leaving []member `json:"leaving,omitempty"`
-	// Retired were given back. The configuration may go on to list them.
-	Retired []backend.Backend `json:"retired,omitempty"`
-}
-
-// member is a backend with its password: records are sealed, and a new machine
-// has nothing else to know it from.
-type member struct {
-	backend.Backend
-	Secret string `json:"password,omitempty"`
-}
-
-func memberOf(b backend.Backend) member { return member{b, b.Password.Reveal()} }
-
-func (m member) backend() backend.Backend {
-	b := m.Backend
-	b.Password = backend.Secret(m.Secret)
-	return b
-}
-
-// list gives the backends of the set, in order: that of the metadata backends
-// is part of the format.
-func (g *generation) list() []backend.Backend { return backendsOf(g.Backends) }
-
-func (g *generation) leaving() []backend.Backend { return backendsOf(g.Leaving) }
-
-func backendsOf(members []member) []backend.Backend {
-	out := make([]backend.Backend, len(members))
-	for i, m := range members {
-		out[i] = m.backend()
-	}
-	return out
-}
-
-// passwords takes over those of the configuration, for the same backends: who
-// changed one there knows it better than the record.
-func (g *generation) passwords(given *generation) *generation {
-	n := *g
-	n.Backends = slices.Clone(g.Backends)
-	for i, m := range n.Backends {
-		for _, c := range given.Backends {
-			if c.Address == m.Address && c.Namespace == m.Namespace && c.Secret != "" {
-				n.Backends[i].Secret = c.Secret
-			}
-		}
-	}
-	return &n
-}
-
-func (g *generation) find(id string) (backend.Backend, bool) {
-	i := slices.IndexFunc(g.Backends, func(m member) bool { return m.ID == id })
-	if i < 0 {
-		return backend.Backend{}, false
-	}
-	return g.Backends[i].backend(), true
-}
-
-// next is the generation in which each backend that is a key of swaps has left
-// for the value's.
-func (g *generation) next(reason string, swaps map[string]backend.Backend) *generation {
-	n := &generation{Schema: epoch.Schema, Number: g.Number + 1, Created: time.Now().UTC(), Reason: reason,
-		Leaving: slices.Clone(g.Leaving), Retired: g.Retired}
-	for _, m := range g.Backends {
-		if successor, ok := swaps[m.ID]; ok {
-			n.Leaving = append(n.Leaving, m)
-			m = memberOf(successor)
-		}
-		n.Backends = append(n.Backends, m)
-	}
-	return n
-}
-
-// without is the generation after a backend that left was given back.
-func (g *generation) without(id string) *generation {
-	n := &generation{Schema: epoch.Schema, Number: g.Number + 1, Created: time.Now().UTC(), Reason: id + " is retired",
-		Backends: g.Backends, Retired: slices.Clone(g.Retired)}
-	for _, m := range g.Leaving {
-		if m.ID == id {
-			n.Retired = append(n.Retired, m.Backend)
-		} else {
-			n.Leaving = append(n.Leaving, m)
-		}
-	}
-	return n
-}
-
-// with is the generation that has more data backends; nil when list brings none
-// that is new.
-func (g *generation) with(list []backend.Backend) *generation {
-	n := &generation{Schema: epoch.Schema, Number: g.Number + 1, Created: time.Now().UTC(), Reason: "more backends",
-		Backends: slices.Clone(g.Backends), Leaving: g.Leaving, Retired: g.Retired}
-	for _, b := range list {
-		// One that has the id of another is that one made anew: a replacement takes it.
-		_, named := g.find(b.ID)
-		if b.Role == backend.Data && !b.Spare && !g.knows(b) && !named {
-			n.Backends = append(n.Backends, memberOf(b))
-		}
-	}
-	if len(n.Backends) == len(g.Backends) {
-		return nil
-	}
-	return n
-}
-
-// knows says whether a backend is in the set, or was.
-func (g *generation) knows(b backend.Backend) bool {
-	same := func(m member) bool { return sameBackend(m.Backend, b) }
-	return slices.ContainsFunc(g.Backends, same) || g.gone(b)
-}
-
-// gone says whether a backend was replaced.
-func (g *generation) gone(b backend.Backend) bool {
-	return slices.ContainsFunc(g.Leaving, func(m member) bool { return sameBackend(m.Backend, b) }) ||
-		slices.ContainsFunc(g.Retired, func(r backend.Backend) bool { return sameBackend(r, b) })
-}
-
-// sameBackend compares what records name a backend by.
-func sameBackend(a, b backend.Backend) bool {
-	return a.Address == b.Address && a.Namespace == b.Namespace
-}
-
-// decodeGeneration reads a record that opened with our key; nil for one that is
-// none.
-func decodeGeneration(text []byte) *generation {
-	g := new(generation)
-	if json.Unmarshal(text, g) != nil || g.Number < 1 || g.Schema < 1 || g.Schema > epoch.Schema || len(g.Backends) == 0 {
-		return nil
-	}
-	for _, m := range slices.Concat(g.Backends, g.Leaving) {
-		if m.ID == "" || !m.Address.IsValid() || m.Role != backend.Meta && m.Role != backend.Data {
-			return nil
-		}
-	}
-	return g
-}
-
-func newest(a, b *generation) *generation {
-	if a == nil || b != nil && b.Number > a.Number {
-		return b
-	}
-	return a
-}
-
 func (s *System) generationKey() string { return fmt.Sprintf("/%s/qsfs/generation", s.cfg.Prefix()) }
 
 // generationOn asks the metadata backends of an engine for the newest
 // generation that any of them knows; nil when none has one. answered is how many
 // told something.
-func (s *System) generationOn(ctx context.Context, e *zstor.Engine) (best *generation, answered int, err error) {
+func (s *System) generationOn(ctx context.Context, e *zstor.Engine) (best *generation.Set, answered int, err error) {
 	a, err := engineKeeper{e}.Get(ctx, s.generationKey())
 	if err != nil {
 		return nil, 0, err
 	}
 	for _, v := range a.Values {
-		best = newest(best, decodeGeneration(v))
+		best = generation.Newest(best, generation.Decode(v))
 	}
 	if best == nil && a.Broken > 0 {
 		return nil, 0, errForeign()
@@ -193,16 +39,16 @@ func (s *System) generationOn(ctx context.Context, e *zstor.Engine) (best *gener
 
 // configured is the set that the configuration, or the provisioner, gives:
 // generation zero, for what is recorded begins with one.
-func (s *System) configured(ctx context.Context) (*generation, error) {
+func (s *System) configured(ctx context.Context) (*generation.Set, error) {
 	list, err := s.opts.provisioner.List(ctx)
 	if err != nil && len(list) > 0 {
 		s.log.Warn("some backends are not known", "err", err)
 		err = nil
 	}
-	g := &generation{Schema: epoch.Schema}
+	g := &generation.Set{Schema: generation.Schema}
 	for _, b := range list {
 		if !b.Spare {
-			g.Backends = append(g.Backends, memberOf(b))
+			g.Backends = append(g.Backends, generation.MemberOf(b))
 		}
 	}
 	return g, err
@@ -210,7 +56,7 @@ func (s *System) configured(ctx context.Context) (*generation, error) {
 
 // remembered is the newest set that SQLite knows; nil for none. It is sealed
 // there too: the database holds no secret in clear.
-func (s *System) remembered(ctx context.Context) (*generation, error) {
+func (s *System) remembered(ctx context.Context) (*generation.Set, error) {
 	if s.store == nil {
 		return nil, nil
 	}
@@ -229,14 +75,14 @@ func (s *System) remembered(ctx context.Context) (*generation, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the set of backends in the database: %w", ErrWrongKey)
 	}
-	return decodeGeneration(text), nil
+	return generation.Decode(text), nil
 }
 
 // generationState is where SQLite keeps the sealed set.
 const generationState = "generation"
 
 // remember keeps a generation in SQLite, and uses it from now on.
-func (s *System) remember(ctx context.Context, g *generation) error {
+func (s *System) remember(ctx context.Context, g *generation.Set) error {
 	if s.store != nil && g.Number > 0 {
 		key, err := s.sealKey()
 		if err != nil {
@@ -247,7 +93,7 @@ func (s *System) remember(ctx context.Context, g *generation) error {
 			return err
 		}
 		sealed := key.Seal(text, []byte(generationState))
-		public, err := json.Marshal(g.list()) // without passwords
+		public, err := json.Marshal(g.List()) // without passwords
 		if err != nil {
 			return err
 		}
@@ -264,11 +110,11 @@ func (s *System) remember(ctx context.Context, g *generation) error {
 }
 
 // current is the set in use.
-func (s *System) current() *generation {
+func (s *System) current() *generation.Set {
 	if g := s.set.Load(); g != nil {
 		return g
 	}
-	return &generation{}
+	return &generation.Set{}
 }
 
 // openEngine opens the object engine over the newest set of backends that is
@@ -282,7 +128,7 @@ func (s *System) openEngine(ctx context.Context) (*zstor.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := newest(given, known).passwords(given)
+	g := generation.Newest(given, known).WithPasswords(given)
 	e, err := s.engineOver(g)
 	if err != nil {
 		return nil, err
@@ -299,7 +145,7 @@ func (s *System) openEngine(ctx context.Context) (*zstor.Engine, error) {
 
 // follow reloads an engine with newer generations until its metadata backends
 // know none. Without an answer it stays with the one that it has.
-func (s *System) follow(ctx context.Context, e *zstor.Engine, g, given *generation) (*generation, error) {
+func (s *System) follow(ctx context.Context, e *zstor.Engine, g, given *generation.Set) (*generation.Set, error) {
 	for {
 		asking, cancel := context.WithTimeout(ctx, startPatience)
 		n, _, err := s.generationOn(asking, e)
@@ -307,11 +153,11 @@ func (s *System) follow(ctx context.Context, e *zstor.Engine, g, given *generati
 		if errors.Is(err, ErrWrongKey) || ctx.Err() != nil {
 			return nil, errors.Join(err, ctx.Err())
 		}
-		if err != nil || newest(g, n) == g {
+		if err != nil || generation.Newest(g, n) == g {
 			return g, nil
 		}
-		n = n.passwords(given)
-		c, err := s.zstorConfig(n.list())
+		n = n.WithPasswords(given)
+		c, err := s.zstorConfig(n.List())
 		if err == nil {
 			err = e.Reload(ctx, c)
 		}
@@ -325,14 +171,14 @@ func (s *System) follow(ctx context.Context, e *zstor.Engine, g, given *generati
 
 // writeGeneration puts a generation on the metadata backends of an engine that
 // was opened over it.
-func (s *System) writeGeneration(ctx context.Context, e *zstor.Engine, g *generation) error {
+func (s *System) writeGeneration(ctx context.Context, e *zstor.Engine, g *generation.Set) error {
 	s.recordLock.Lock()
 	defer s.recordLock.Unlock()
 	return s.newEpochs(e).Write(ctx, s.generationKey(), g, false)
 }
 
 // engineOver opens an object engine over a set, one that stores files.
-func (s *System) engineOver(g *generation) (*zstor.Engine, error) {
+func (s *System) engineOver(g *generation.Set) (*zstor.Engine, error) {
 	if err := os.MkdirAll(s.layout.State, 0o700); err != nil {
 		return nil, &PathError{Path: s.layout.State, Err: err}
 	}
@@ -340,8 +186,8 @@ func (s *System) engineOver(g *generation) (*zstor.Engine, error) {
 }
 
 // engineIn opens an object engine over a set, with its large buffers in temp.
-func (s *System) engineIn(temp string, g *generation) (*zstor.Engine, error) {
-	c, err := s.zstorConfig(g.list())
+func (s *System) engineIn(temp string, g *generation.Set) (*zstor.Engine, error) {
+	c, err := s.zstorConfig(g.List())
 	if err != nil {
 		return nil, err
 	}
@@ -353,18 +199,4 @@ func (s *System) sealKey() (seal.Key, error) {
 	key, err := s.cfg.Key()
 	copy(k[:], key)
 	return k, err
-}
-
-// relieved is the generation in which a full data backend keeps what it holds,
-// and another one takes what is new.
-func (g *generation) relieved(id string, by backend.Backend) *generation {
-	n := &generation{Schema: epoch.Schema, Number: g.Number + 1, Created: time.Now().UTC(), Reason: fmt.Sprintf("%s relieves %s, which is full", by.ID, id),
-		Backends: slices.Clone(g.Backends), Leaving: g.Leaving, Retired: g.Retired}
-	for i := range n.Backends {
-		if n.Backends[i].ID == id {
-			n.Backends[i].Spare = true
-		}
-	}
-	n.Backends = append(n.Backends, memberOf(by))
-	return n
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/epoch"
+	"github.com/threefoldtech/quantumd/qsfs/generation"
 )
 
 // The small records that are whole on each metadata backend: claims, heads, the
@@ -36,7 +37,7 @@ func (s *System) wholeRecords() []wholeRecord {
 	if id.ParentEpoch != 0 {
 		out = append(out, wholeRecord{fmt.Sprintf("head of epoch %d", id.ParentEpoch), s.epochs.HeadKey(id.ParentEpoch, id.ParentUUID), seq})
 	}
-	return append(out, wholeRecord{"set of backends", s.generationKey(), betterBy(func(g generation) int { return g.Number })})
+	return append(out, wholeRecord{"set of backends", s.generationKey(), betterBy(func(g generation.Set) int { return g.Number })})
 }
 
 func betterBy[T any, O interface{ ~string | ~uint64 | ~int }](order func(T) O) func(a, b []byte) bool {

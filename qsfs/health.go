@@ -14,6 +14,7 @@ import (
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/internal/boottime"
 	"github.com/threefoldtech/quantumd/qsfs/epoch"
+	"github.com/threefoldtech/quantumd/qsfs/generation"
 )
 
 // healthEvery is how often each backend is looked at.
@@ -117,7 +118,7 @@ func (w *healthWatch) lease(ctx context.Context) bool {
 // backends asks every backend at the same time; true when one is up that was
 // not.
 func (w *healthWatch) backends(ctx context.Context) bool {
-	set := w.sys.current().list()
+	set := w.sys.current().List()
 	list := append(set, w.spares(ctx)...)
 	found := make([]backend.Health, len(list))
 	var asking sync.WaitGroup
@@ -183,7 +184,7 @@ func (w *healthWatch) spares(ctx context.Context) []backend.Backend {
 	g := w.sys.current()
 	var out []backend.Backend
 	for _, b := range list {
-		if b.Spare && !g.knows(b) {
+		if b.Spare && !g.Knows(b) {
 			out = append(out, b)
 		}
 	}
@@ -295,7 +296,7 @@ func (w *healthWatch) allAnswer(obj zstor.Object) bool {
 			continue
 		}
 		for _, shard := range obj.Shards {
-			if sameBackend(shard.Backend, b) {
+			if generation.Same(shard.Backend, b) {
 				return false
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/epoch"
+	"github.com/threefoldtech/quantumd/qsfs/generation"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -60,12 +61,12 @@ func (r *replacer) rebuildAll(ctx context.Context, due []store.Replacement) {
 // finish verifies and retires.
 func (r *replacer) finish(ctx context.Context, p *store.Replacement) error {
 	g := r.sys.current()
-	if _, in := g.find(p.Backend); in {
+	if _, in := g.Find(p.Backend); in {
 		return r.moved(ctx, p, client.ReplaceDone, "is in the set: nothing is given back")
 	}
-	i := slices.IndexFunc(g.Leaving, func(m member) bool { return m.ID == p.Backend })
+	i := slices.IndexFunc(g.Leaving, func(m generation.Member) bool { return m.ID == p.Backend })
 	if i >= 0 && p.Step == client.ReplaceVerify {
-		left, err := r.sys.stillNeeded(ctx, g.Leaving[i].backend())
+		left, err := r.sys.stillNeeded(ctx, g.Leaving[i].WithPassword())
 		if err != nil {
 			return err
 		}
@@ -79,11 +80,11 @@ func (r *replacer) finish(ctx context.Context, p *store.Replacement) error {
 	}
 	// Out of the record first: what is given back must not be looked for there. A
 	// crash in between comes here again.
-	_, err := r.sys.changeSet(ctx, func(g *generation) *generation {
-		if !slices.ContainsFunc(g.Leaving, func(m member) bool { return m.ID == p.Backend }) {
+	_, err := r.sys.changeSet(ctx, func(g *generation.Set) *generation.Set {
+		if !slices.ContainsFunc(g.Leaving, func(m generation.Member) bool { return m.ID == p.Backend }) {
 			return nil
 		}
-		return g.without(p.Backend)
+		return g.Without(p.Backend)
 	})
 	if err != nil {
 		return err
@@ -406,7 +407,7 @@ func (s *System) needs(ctx context.Context, key string, b backend.Backend) (bool
 			report, err = s.objects.RebuildKey(ctx, key, zstor.RebuildOptions{Evacuate: true, LeaveUnreachable: true})
 		}
 	}
-	named := slices.ContainsFunc(report.Object.Shards, func(sh zstor.Shard) bool { return sameBackend(sh.Backend, b) })
+	named := slices.ContainsFunc(report.Object.Shards, func(sh zstor.Shard) bool { return generation.Same(sh.Backend, b) })
 	switch {
 	case errors.Is(err, zstor.ErrNotFound):
 		return false, nil // removed meanwhile
@@ -425,7 +426,7 @@ func (s *System) wholeWithout(report zstor.Report, b backend.Backend) bool {
 	losses, _, _ := s.health.lostNow()
 	for _, sh := range report.Shards {
 		_, lost := losses[sh.Backend.ID]
-		if sameBackend(sh.Backend, b) || sh.State != zstor.Good && !(lost && sh.State == zstor.Unreachable) {
+		if generation.Same(sh.Backend, b) || sh.State != zstor.Good && !(lost && sh.State == zstor.Unreachable) {
 			return false
 		}
 	}

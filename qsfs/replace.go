@@ -148,14 +148,14 @@ func (r *replacer) begin(ctx context.Context, open []store.Replacement) ([]store
 		}
 		return err
 	}
-	for _, b := range g.leaving() {
+	for _, b := range g.Left() {
 		if !known[b.ID] {
 			if err := add(b, client.ReplaceRebuild, "it left the set of backends, and objects may name it"); err != nil {
 				return open, err
 			}
 		}
 	}
-	for _, b := range g.list() {
+	for _, b := range g.List() {
 		l, lost := losses[b.ID]
 		if known[b.ID] || !r.isAsked(b.ID) && (!lost || !network) {
 			continue
@@ -262,7 +262,7 @@ func (r *replacer) grace(ctx context.Context, p *store.Replacement) error {
 	}
 	losses, network, looked := r.sys.health.lostNow()
 	l, lost := losses[p.Backend]
-	_, inSet := r.sys.current().find(p.Backend)
+	_, inSet := r.sys.current().Find(p.Backend)
 	switch {
 	case !looked || !network:
 		return nil // nothing is known
@@ -298,7 +298,7 @@ func (r *replacer) revive(ctx context.Context, p *store.Replacement) bool {
 		return false
 	}
 	r.revived[p.Backend] = time.Now()
-	b, _ := s.current().find(p.Backend)
+	b, _ := s.current().Find(p.Backend)
 	spec := []backend.Spec{specOf(b)}
 	if steps, err := s.opts.provisioner.Plan(ctx, spec); err != nil || steps[0].Action != backend.Start {
 		return false // it runs, or its files are gone

@@ -105,7 +105,7 @@ func (s *System) toReplace(q client.ReplaceRequest) ([]string, error) {
 	g := s.current()
 	var ids []string
 	for _, id := range q.Backends {
-		if _, ok := g.find(id); !ok {
+		if _, ok := g.Find(id); !ok {
 			e := &NoBackendError{ID: id}
 			for _, m := range g.Backends {
 				e.Known = append(e.Known, m.ID)
@@ -128,7 +128,7 @@ func (s *System) planReplace(ctx context.Context, ids []string) ([]client.Replac
 	losses, _, _ := s.health.lostNow()
 	taken := map[string]bool{}
 	for _, id := range ids {
-		b, _ := s.current().find(id)
+		b, _ := s.current().Find(id)
 		p := client.Replacement{Backend: id, Role: string(b.Role), Step: client.ReplaceProvision, Reason: losses[id].reason}
 		spec, err := s.successor(ctx, b, taken)
 		if err != nil {

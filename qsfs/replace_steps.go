@@ -15,6 +15,7 @@ import (
 	"github.com/threefoldtech/quantumd/engine/zstor/remote"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/epoch"
+	"github.com/threefoldtech/quantumd/qsfs/generation"
 	"github.com/threefoldtech/quantumd/store"
 )
 
@@ -40,7 +41,7 @@ func (s *System) successor(ctx context.Context, lost backend.Backend, taken map[
 	_, listed := s.opts.provisioner.(specLister)
 	g := s.current()
 	for _, b := range list {
-		if b.Role != lost.Role || taken[b.ID] || g.knows(b) || listed && !b.Spare {
+		if b.Role != lost.Role || taken[b.ID] || g.Knows(b) || listed && !b.Spare {
 			continue
 		}
 		if h := s.opts.provisioner.Health(ctx, b); !listed || h.State == backend.Up && h.Entries == 0 {
@@ -67,7 +68,7 @@ func (s *System) freeID(role backend.Role, list []backend.Backend, taken map[str
 			next = max(next, n+1)
 		}
 	}
-	for _, b := range slices.Concat(list, g.list(), g.leaving(), g.Retired) {
+	for _, b := range slices.Concat(list, g.List(), g.Left(), g.Retired) {
 		see(b.ID)
 	}
 	for id := range taken {
@@ -92,7 +93,7 @@ func (r *replacer) takenBy(ctx context.Context, but int64) (map[string]bool, err
 // recorded first: a crash neither forgets nor doubles it.
 func (r *replacer) provision(ctx context.Context, p *store.Replacement) error {
 	s := r.sys
-	lost, ok := s.current().find(p.Backend)
+	lost, ok := s.current().Find(p.Backend)
 	if !ok {
 		return r.moved(ctx, p, client.ReplaceCancelled, "is not in the set any more")
 	}
@@ -167,25 +168,25 @@ func (r *replacer) reload(ctx context.Context, p *store.Replacement) error {
 	b.Spare = false
 	losses, _, _ := s.health.lostNow()
 	relieve := losses[p.Backend].full
-	_, here := s.current().find(p.Backend)
-	n, err := s.changeSet(ctx, func(g *generation) *generation {
-		lost, ok := g.find(p.Backend)
-		if _, done := g.find(p.Successor); done || !ok {
+	_, here := s.current().Find(p.Backend)
+	n, err := s.changeSet(ctx, func(g *generation.Set) *generation.Set {
+		lost, ok := g.Find(p.Backend)
+		if _, done := g.Find(p.Successor); done || !ok {
 			return nil
 		}
 		if b.Group == "" {
 			b.Group = lost.Group
 		}
 		if relieve {
-			return g.relieved(lost.ID, b)
+			return g.Relieved(lost.ID, b)
 		}
-		return g.next(fmt.Sprintf("%s replaces %s", b.ID, lost.ID), map[string]backend.Backend{lost.ID: b})
+		return g.Next(fmt.Sprintf("%s replaces %s", b.ID, lost.ID), map[string]backend.Backend{lost.ID: b})
 	})
 	if err != nil {
 		return err
 	}
 	p.Generation = int64(n.Number)
-	_, in := n.find(p.Successor)
+	_, in := n.Find(p.Successor)
 	switch {
 	case !in:
 		return r.moved(ctx, p, client.ReplaceCancelled, "is not in the set any more")
@@ -197,7 +198,7 @@ func (r *replacer) reload(ctx context.Context, p *store.Replacement) error {
 
 // changeSet makes the next generation of the set in use, writes it and has
 // everything use it; one change at a time. It gives the set that is in use then.
-func (s *System) changeSet(ctx context.Context, change func(*generation) *generation) (*generation, error) {
+func (s *System) changeSet(ctx context.Context, change func(*generation.Set) *generation.Set) (*generation.Set, error) {
 	s.setLock.Lock()
 	defer s.setLock.Unlock()
 	n := change(s.current())
@@ -212,11 +213,11 @@ func (s *System) changeSet(ctx context.Context, change func(*generation) *genera
 }
 
 // adoptSet writes a new generation and has everything use it.
-func (s *System) adoptSet(ctx context.Context, n *generation) error {
+func (s *System) adoptSet(ctx context.Context, n *generation.Set) error {
 	if err := s.mayReload(ctx); err != nil {
 		return err
 	}
-	c, err := s.zstorConfig(n.list())
+	c, err := s.zstorConfig(n.List())
 	if err != nil {
 		return err
 	}

@@ -91,7 +91,7 @@ func (s *System) backendStatus(st *client.Status) {
 	g := s.current()
 	for _, b := range order {
 		h := health[b.ID]
-		_, inSet := g.find(b.ID)
+		_, inSet := g.Find(b.ID)
 		entry := client.Backend{ID: b.ID, Role: string(b.Role), Address: b.Address.String(), Namespace: b.Namespace,
 			Group: b.Group, State: string(h.State), Since: h.Since, PID: h.PID, Dir: h.Dir, Spare: b.Spare && !inSet, Relieved: b.Spare && inSet,
 			LatencySeconds: h.Latency.Seconds(), UsedBytes: h.Used, LimitBytes: h.Limit, FreeBytes: h.Free, Entries: h.Entries}

@@ -41,6 +41,7 @@ import (
 	"github.com/threefoldtech/quantumd/hooks"
 	"github.com/threefoldtech/quantumd/qsfs/config"
 	"github.com/threefoldtech/quantumd/qsfs/epoch"
+	"github.com/threefoldtech/quantumd/qsfs/generation"
 	"github.com/threefoldtech/quantumd/services"
 	"github.com/threefoldtech/quantumd/store"
 )
@@ -90,7 +91,7 @@ type System struct {
 	probing     running
 	web         atomic.Pointer[string]
 	started     time.Time
-	set         atomic.Pointer[generation] // the backends in use
+	set         atomic.Pointer[generation.Set] // the backends in use
 
 	mu      sync.Mutex
 	mounted *mount.Mounted

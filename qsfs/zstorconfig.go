@@ -23,7 +23,7 @@ func (s *System) WriteZstorConfig(ctx context.Context, path string) error {
 		defer e.Close() //nolint:errcheck // nothing is under way
 		g = s.current()
 	}
-	c, err := s.zstorConfig(g.list())
+	c, err := s.zstorConfig(g.List())
 	if err != nil {
 		return err
 	}

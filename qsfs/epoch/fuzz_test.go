@@ -23,6 +23,8 @@ func FuzzRecords(f *testing.F) {
 	f.Add([]byte(`{"schema":1,"epoch":3,"uuid":"u","host":"h","time":"2026-01-02T03:04:05Z","lease":30000000000}`))
 	f.Add([]byte(`{"schema":1,"epoch":3,"uuid":"u","seq":9,"manifest":{"object":"qsfs/manifest","length":1,"checksum":"00"}}`))
 	f.Add([]byte(`{"schema":2,"epoch":3,"uuid":"u"}`))
+	f.Add([]byte(`{"schema":1,"epoch":4,"uuid":"u","seq":1}`))
+	f.Add([]byte(`{"schema":1,"epoch":3,"uuid":"v","seq":1}`))
 	f.Add([]byte(`{"schema":1,"epoch":3,"uuid":"u","time":"2026-01-02T03:04:05Z","released":true}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		e := New(sayAll(text), "p", "here")

@@ -37,6 +37,7 @@ var rules = []rule{
 	{"qsfs/client", []string{"internal"}},
 	{"qsfs/manifest", []string{"internal"}},
 	{"qsfs/epoch", []string{"qsfs/manifest", "backend", "internal"}},
+	{"qsfs/generation", []string{"backend", "internal"}},
 	{"qsfs/dashboard", []string{"qsfs/client", "internal"}},
 	{"qsfs", []string{"qsfs", "backend", "engine", "services", "hooks", "store", "internal"}},
 	{"internal/demo", []string{""}},    // a story told by the whole
