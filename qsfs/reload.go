@@ -1,6 +1,7 @@
 package qsfs
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"sync"
@@ -54,7 +55,7 @@ func (s *System) Reload(ctx context.Context, load func() (*config.Config, error)
 	return report, nil
 }
 
-func words(list []string) string { return either(strings.Join(list, ", "), "nothing") }
+func words(list []string) string { return cmp.Or(strings.Join(list, ", "), "nothing") }
 
 func firstLine(err error) string {
 	line, _, _ := strings.Cut(err.Error(), "\n")

@@ -42,6 +42,7 @@ import (
 	"github.com/threefoldtech/quantumd/qsfs/config"
 	"github.com/threefoldtech/quantumd/qsfs/epoch"
 	"github.com/threefoldtech/quantumd/qsfs/generation"
+	"github.com/threefoldtech/quantumd/qsfs/pushgateway"
 	"github.com/threefoldtech/quantumd/services"
 	"github.com/threefoldtech/quantumd/store"
 )
@@ -206,7 +207,7 @@ var ErrNotReady = errors.New("qsfs: the system is not running")
 // Open checks the configuration and makes a System. It starts nothing and
 // touches no file.
 func Open(_ context.Context, cfg *config.Config, opts ...Option) (*System, error) {
-	o := options{observer: func(Progress) {}, lease: epoch.DefaultLease, drain: 5 * time.Minute, pushAuto: defaultPushgateway, pushEvery: defaultPushEvery}
+	o := options{observer: func(Progress) {}, lease: epoch.DefaultLease, drain: 5 * time.Minute, pushAuto: pushgateway.DefaultAddress, pushEvery: pushgateway.DefaultEvery}
 	for _, f := range opts {
 		f(&o)
 	}
