@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -246,4 +247,28 @@ func BenchmarkManifest(b *testing.B) {
 			}
 		}
 	})
+}
+
+// What is on the backends is read by every later version: the bytes stay.
+func TestFormatStays(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(7, 8))
+	m := &Manifest{Schema: Schema, Epoch: 7, Seq: 9, Created: time.Unix(1, 5).UTC(), Namespaces: map[string]*Namespace{}}
+	for _, name := range []string{"zdbfs-meta", "zdbfs-data"} {
+		ns := NewNamespace(name)
+		ns.Slots, ns.Descriptor = 9, randomRef(r, "index/"+name+"/zdb-namespace", 0)
+		for range 200 {
+			for _, table := range []*Table{ns.Index, ns.Data} {
+				id := r.Uint32N(1000)
+				require.NoError(t, table.Set(id, randomRef(r, table.prefix, id)))
+			}
+		}
+		m.Namespaces[name] = ns
+	}
+	base := randomRef(r, "qsfs/manifest", 0)
+	m.Base = &base
+	var text bytes.Buffer
+	require.NoError(t, m.Encode(&text))
+	require.Equal(t, 25967, text.Len())
+	require.Equal(t, "bca3177eeb0e9adae6afaa7126f741466a0a5cce909c3f5e0db63053ebc94e39", fmt.Sprintf("%x", sha256.Sum256(text.Bytes())))
 }
