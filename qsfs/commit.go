@@ -184,7 +184,7 @@ func (c *checkpointer) storeEncoded(ctx context.Context, m *manifest.Manifest) (
 	if err != nil {
 		return manifest.Ref{}, err
 	}
-	if err := c.sys.confirm(ctx, obj); err != nil {
+	if obj, err = c.sys.confirm(ctx, obj); err != nil {
 		return manifest.Ref{}, err
 	}
 	if obj.Degraded {

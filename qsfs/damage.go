@@ -415,6 +415,7 @@ func (u *uploader) storedBefore(ctx context.Context, item store.Item, path strin
 	if !report.Healthy() {
 		return false, nil // it is stored again, the same content
 	}
+	obj.Degraded = false // all four have its record
 	return true, u.stored(ctx, obj, item, path)
 }
 

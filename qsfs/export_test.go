@@ -73,3 +73,8 @@ func SettleHint(ctx context.Context, s *System, h store.Legacy) error {
 	_, err := s.settleHint(ctx, h)
 	return err
 }
+
+// Confirm has the backends say how well an object is kept.
+func Confirm(ctx context.Context, s *System, obj zstor.Object) (zstor.Object, error) {
+	return s.confirm(ctx, obj)
+}

@@ -1,6 +1,7 @@
 package qsfs
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/threefoldtech/quantumd/backend"
@@ -117,12 +118,17 @@ func redundancyOf(st *client.Status, role backend.Role) *client.Redundancy {
 }
 
 // stateNotes tells of what only the system itself knows.
-func (s *System) stateNotes(st *client.Status) {
+func (s *System) stateNotes(ctx context.Context, st *client.Status) {
 	if s.check.unreconciled.Load() {
 		degraded(st, "what is on the backends is not known yet: nothing is committed until the metadata backends have told")
 	}
 	if n, why := s.meters.checkpointsLost.Load(), s.meters.checkpointError.Load(); n > 0 && why != nil {
 		degraded(st, "the last %d checkpoints failed, a restore would give an older state: %s", n, *why)
+	}
+	if some, err := s.check.anyDegraded(ctx); err != nil {
+		degraded(st, "the database cannot tell which files are degraded: %v", err)
+	} else if some && !s.check.degraded.Load() {
+		degraded(st, "some files have their metadata on three of four backends: they are completed when all four answer, and kept here until then")
 	}
 	if r := s.store.Replaced(); r != nil {
 		statusNote(st, "the database was damaged and was filled again from the files and the backends; the damaged one is kept at %s", r.Path)

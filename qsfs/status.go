@@ -47,7 +47,7 @@ func (s *System) Status(ctx context.Context) (*client.Status, error) {
 		return nil, err
 	}
 	ruleNotes(st)
-	s.stateNotes(st)
+	s.stateNotes(ctx, st)
 	s.reloadStatus(st)
 	return st, s.lossWindow(st)
 }

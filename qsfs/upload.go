@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/store"
@@ -153,7 +154,7 @@ func (u *uploader) store(ctx context.Context, item store.Item) error {
 	if obj.Size >= 0 && obj.Size != item.Size {
 		return fmt.Errorf("%s has %d bytes, %d were there when it was closed", item.Source, obj.Size, item.Size)
 	}
-	if err := u.sys.confirm(ctx, obj); err != nil {
+	if obj, err = u.sys.confirm(ctx, obj); err != nil {
 		return err
 	}
 	return u.stored(ctx, obj, item, path)
@@ -228,16 +229,24 @@ func (c *checkpointer) closedData(ctx context.Context, p *space, d server.DataFi
 // objectPath is the path that the engine hashes: below the zdb root.
 func (s *System) objectPath(rel string) string { return filepath.Join(s.layout.Root, rel) }
 
-// confirm asks every backend whether it holds what was sent to it.
-func (s *System) confirm(ctx context.Context, obj zstor.Object) error {
+// confirm asks every backend whether it holds what was sent to it, and gives the
+// object as the metadata backends have it: who stored it may know less of that.
+func (s *System) confirm(ctx context.Context, obj zstor.Object) (zstor.Object, error) {
 	report, err := s.engine.VerifyObject(ctx, obj, zstor.VerifyOptions{})
 	if err != nil {
-		return err
+		return obj, err
 	}
 	if good := report.GoodShards(); good != obj.N {
-		return fmt.Errorf("verify %s: %d of %d shards are as they were sent", obj.Path, good, obj.N)
+		return obj, fmt.Errorf("verify %s: %d of %d shards are as they were sent", obj.Path, good, obj.N)
 	}
-	return nil
+	obj.MetaHolders = 0
+	for _, m := range report.Meta {
+		if m.State == zstor.Good {
+			obj.MetaHolders++
+		}
+	}
+	obj.Degraded = obj.MetaHolders < backend.MetaBackends
+	return obj, nil
 }
 
 // wait pauses; false when the context ended first.
