@@ -235,7 +235,8 @@ func TestReplaceTheSuccessorToo(t *testing.T) {
 func TestReplaceTwoMetadataBackends(t *testing.T) {
 	t.Parallel()
 	env, w := replaceEnv(t)
-	f := env.Frontend(t)
+	dir := t.TempDir()
+	f := env.FrontendIn(t, dir)
 	files := writeSome(t, f, "a", "b")
 	f.MustSync(t)
 	w.Kill(t, "meta0")
@@ -247,7 +248,19 @@ func TestReplaceTwoMetadataBackends(t *testing.T) {
 	}
 	f.MustSync(t)
 	sameFiles(t, f, files)
+	// And then none of the first four is left: claim, head and set are on the others.
+	w.Kill(t, "meta2")
+	replaced(t, f, "meta1", "meta2")
+	for name, data := range writeSome(t, f, "d") {
+		files[name] = data
+	}
+	f.MustSync(t)
 	require.NoError(t, f.Stop())
+	g := env.FrontendIn(t, dir)
+	_, err := g.Evict(t.Context(), 0)
+	require.NoError(t, err)
+	sameFiles(t, g, files)
+	require.NoError(t, g.Stop())
 }
 
 // By hand: a backend that works is emptied and given back; the dry run changes
