@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -21,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/threefoldtech/quantumd/engine/zdbfs/mount"
+	"github.com/threefoldtech/quantumd/internal/durable"
 	"github.com/threefoldtech/quantumd/internal/testenv"
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/client"
@@ -47,37 +47,14 @@ func (w *fsynced) write(ctx context.Context, root string, seed uint64) {
 		w.mu.Lock()
 		w.replace[name] = sha256.Sum256(data)
 		w.mu.Unlock()
-		if err := durable(filepath.Join(root, name), data); err != nil {
+		path := filepath.Join(root, name)
+		if os.MkdirAll(filepath.Dir(path), 0o755) != nil || durable.WriteFile(path, data, 0o644) != nil {
 			return
 		}
 		w.mu.Lock()
 		w.files[name] = sha256.Sum256(data)
 		w.mu.Unlock()
 	}
-}
-
-// durable writes as careful programs do: a temporary name, fsync, rename,
-// fsync of the folder.
-func durable(path string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	f, err := os.Create(path + ".tmp")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".tmp", path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // check reads back what was logged. A file that was being replaced when the

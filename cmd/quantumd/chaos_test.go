@@ -25,6 +25,7 @@ import (
 	"github.com/threefoldtech/quantumd/engine/zdb"
 	"github.com/threefoldtech/quantumd/engine/zdbfs/mount"
 	"github.com/threefoldtech/quantumd/hooks"
+	"github.com/threefoldtech/quantumd/internal/durable"
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 )
@@ -472,35 +473,14 @@ func (w *written) write(ctx context.Context, root string, seed uint64, n int) {
 		w.mu.Lock()
 		w.coming[name] = sha256.Sum256(data)
 		w.mu.Unlock()
-		if err := careful(filepath.Join(root, name), data); err != nil {
+		path := filepath.Join(root, name)
+		if os.MkdirAll(filepath.Dir(path), 0o755) != nil || durable.WriteFile(path, data, 0o644) != nil {
 			return // the file system is gone
 		}
 		w.mu.Lock()
 		w.sums[name] = sha256.Sum256(data)
 		w.mu.Unlock()
 	}
-}
-
-func careful(path string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	f, err := os.Create(path + ".tmp")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".tmp", path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // check reads everything back. A file that was being replaced when the fault
