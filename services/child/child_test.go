@@ -468,10 +468,13 @@ func TestStatusOfAnEarlierLife(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, locked)
 	defer lock.Close() //nolint:errcheck // at the end
-	for name, pid := range map[string]int{"not written yet": 1 << 30, "written": os.Getpid()} {
-		require.NoError(t, os.WriteFile(h.file("lock"), fmt.Appendf(nil, "%d\n", pid), 0o600))
+	for _, c := range []struct {
+		name string
+		pid  int
+	}{{"not written yet", 1 << 30}, {"written", os.Getpid()}} {
+		require.NoError(t, os.WriteFile(h.file("lock"), fmt.Appendf(nil, "%d\n", c.pid), 0o600))
 		require.NoError(t, h.writeRecord(record{Supervisor: 1 << 30, State: services.Active, PID: os.Getpid(), Started: proc.Started(os.Getpid())}))
-		require.Equal(t, services.Starting, statusOf(t, m, "a").State, name)
+		require.Equal(t, services.Starting, statusOf(t, m, "a").State, c.name)
 	}
 	require.NoError(t, h.writeRecord(record{Supervisor: os.Getpid(), State: services.Active, PID: os.Getpid(), Started: proc.Started(os.Getpid())}))
 	require.Equal(t, services.Active, statusOf(t, m, "a").State)
