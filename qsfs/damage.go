@@ -15,6 +15,7 @@ import (
 
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
 	"github.com/threefoldtech/quantumd/engine/zstor"
+	"github.com/threefoldtech/quantumd/internal/durable"
 	"github.com/threefoldtech/quantumd/qsfs/manifest"
 	"github.com/threefoldtech/quantumd/store"
 )
@@ -108,7 +109,7 @@ func (s *System) mend(ctx context.Context, p *space, id uint32, ref manifest.Ref
 	if err := os.Rename(fetched, local); err != nil {
 		return false, err // the next read fetches it
 	}
-	if err := syncFolder(filepath.Dir(local)); err != nil {
+	if err := durable.SyncDir(filepath.Dir(local)); err != nil {
 		return false, err
 	}
 	p.ns.ForgetData(id)
@@ -203,7 +204,7 @@ func (s *System) setAside(p *space, id uint32, file string) (string, error) {
 	if err := os.Rename(file, aside); err != nil {
 		return "", err
 	}
-	if err := syncFolder(dir); err != nil {
+	if err := durable.SyncDir(dir); err != nil {
 		return "", err
 	}
 	entries, err := os.ReadDir(dir)
@@ -223,14 +224,6 @@ func (s *System) setAside(p *space, id uint32, file string) (string, error) {
 
 func (s *System) asideName(of string) string {
 	return filepath.Join(s.layout.damaged(), of+"-"+time.Now().UTC().Format("20060102T150405.000000"))
-}
-
-func syncFolder(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // localFile is a local data file that is not what was stored.

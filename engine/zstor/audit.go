@@ -19,11 +19,7 @@ func (e *Engine) VerifyRecord(ctx context.Context, path string) (rep Report, err
 		return rep, err
 	}
 	defer o.finish(&err)
-	st, err := o.readMeta(ctx, o.event.Key, false)
-	if err != nil {
-		return rep, err
-	}
-	g, err := st.newest()
+	st, g, err := o.readNewest(ctx)
 	if err != nil {
 		return rep, err
 	}
@@ -59,11 +55,7 @@ func (e *Engine) auditShards(ctx context.Context, path string) (rep Report, err 
 		return rep, err
 	}
 	defer o.finish(&err)
-	st, err := o.readMeta(ctx, o.event.Key, false)
-	if err != nil {
-		return rep, err
-	}
-	g, err := st.newest()
+	st, g, err := o.readNewest(ctx)
 	if err != nil {
 		return rep, err
 	}

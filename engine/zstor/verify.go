@@ -113,11 +113,7 @@ func (e *Engine) verify(ctx context.Context, path, key string, want *Object, opt
 		return rep, err
 	}
 	defer o.finish(&err)
-	st, err := o.readMeta(ctx, o.event.Key, false)
-	if err != nil {
-		return rep, err
-	}
-	g, err := st.newest()
+	st, g, err := o.readNewest(ctx)
 	if err != nil {
 		return rep, err
 	}
@@ -127,6 +123,17 @@ func (e *Engine) verify(ctx context.Context, path, key string, want *Object, opt
 	}
 	o.event.Bytes = obj.Size
 	return o.report(ctx, obj, g, st, opts), ctx.Err()
+}
+
+// readNewest asks all four metadata backends, and chooses the newest generation of
+// the record that can be read.
+func (o *op) readNewest(ctx context.Context) (*metaState, *generation, error) {
+	st, err := o.readMeta(ctx, o.event.Key, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	g, err := st.newest()
+	return st, g, err
 }
 
 func (o *op) report(ctx context.Context, obj Object, g *generation, st *metaState, opts VerifyOptions) Report {
