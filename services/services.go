@@ -41,6 +41,7 @@ type Service struct {
 
 	Notify       bool          // the program tells its readiness by sd_notify; else it is ready when it runs and WaitExec ended with 0
 	WaitExec     []string      // run after the start; ends with 0 once the service is ready
+	StopExec     []string      // run before SIGTERM, as for draining; bounded by StopTimeout, and its failure prevents no stop
 	StartTimeout time.Duration // zero: 5 minutes
 	StopTimeout  time.Duration // between SIGTERM and SIGKILL; zero: 10 minutes, for queues are drained
 	Kill         KillMode      // who gets the signals; empty: KillMain
@@ -141,6 +142,12 @@ type ServiceManager interface {
 	Stop(ctx context.Context, names ...string) error
 	// Restart is Stop and Start.
 	Restart(ctx context.Context, names ...string) error
+	// Reload sends each its ReloadSignal. One that has none, or does not run, is
+	// left alone.
+	Reload(ctx context.Context, names ...string) error
+	// Installed names the services that an Apply of this manager's kind installed
+	// on this machine and no Remove has taken away, in the order of their start.
+	Installed(ctx context.Context) ([]string, error)
 	// Status looks at services, one result per name, in order.
 	Status(ctx context.Context, names ...string) ([]Status, error)
 	// Logs writes the last lines that a service printed.
@@ -232,8 +239,10 @@ func (s Service) Validate() error {
 	if len(s.Exec) == 0 || !filepath.IsAbs(s.Exec[0]) {
 		return bad("the program needs an absolute path: %q", s.Exec)
 	}
-	if len(s.WaitExec) > 0 && !filepath.IsAbs(s.WaitExec[0]) {
-		return bad("the waiting program needs an absolute path: %q", s.WaitExec)
+	for _, helper := range [][]string{s.WaitExec, s.StopExec} {
+		if len(helper) > 0 && !filepath.IsAbs(helper[0]) {
+			return bad("the program beside it needs an absolute path: %q", helper)
+		}
 	}
 	switch s.Kill {
 	case "", KillMain, KillGroup, KillProcess:
@@ -265,7 +274,7 @@ func (s Service) Validate() error {
 			return bad("%w", err)
 		}
 	}
-	texts := slices.Concat(s.Exec, s.WaitExec, s.Env, paths, []string{s.Description, s.RuntimeDir})
+	texts := slices.Concat(s.Exec, s.WaitExec, s.StopExec, s.Env, paths, []string{s.Description, s.RuntimeDir})
 	if slices.ContainsFunc(texts, func(t string) bool { return strings.ContainsAny(t, "\x00\n\r") }) {
 		return bad("a value has a line break or a NUL in it")
 	}
@@ -320,6 +329,7 @@ type Manager string
 // The managers that Detect tells apart.
 const (
 	Systemd Manager = "systemd"
+	Zinit   Manager = "zinit"
 	Child   Manager = "child" // none: services/child supervises
 )
 

@@ -39,6 +39,7 @@ func TestValidate(t *testing.T) {
 		"no program":       func(s *Service) { s.Exec = nil },
 		"relative program": func(s *Service) { s.Exec = []string{"zdb"} },
 		"relative waiter":  func(s *Service) { s.WaitExec = []string{"true"} },
+		"relative stopper": func(s *Service) { s.StopExec = []string{"true"} },
 		"line in argument": func(s *Service) { s.Exec = []string{"/bin/zdb", "x\nExecStartPre=/bin/rm"} },
 		"line in env":      func(s *Service) { s.Env = []string{"A=b\nUser=x"} },
 		"line in text":     func(s *Service) { s.Description = "x\n[Service]" },

@@ -398,6 +398,49 @@ func (m *Manager) Restart(ctx context.Context, names ...string) error {
 	return m.Start(ctx, names...)
 }
 
+// Reload signals those that run.
+func (m *Manager) Reload(ctx context.Context, names ...string) error {
+	list, err := m.installed(names)
+	if err != nil {
+		return err
+	}
+	for _, s := range list {
+		st, err := m.Status(ctx, s.Name)
+		if err != nil {
+			return err
+		}
+		if s.ReloadSignal == 0 || st[0].State != services.Active || st[0].PID == 0 {
+			continue
+		}
+		if err := syscall.Kill(st[0].PID, s.ReloadSignal); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("reload %s: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+// Installed lists the folders with a definition.
+func (m *Manager) Installed(context.Context) ([]string, error) {
+	entries, err := os.ReadDir(m.dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if services.CheckName(e.Name()) != nil {
+			continue
+		}
+		if _, err := os.Lstat(m.home(e.Name()).definition()); err == nil {
+			names = append(names, e.Name())
+		}
+	}
+	list, err := m.installed(names)
+	for i, s := range list {
+		names[i] = s.Name
+	}
+	return names, err
+}
+
 // Status reads what the supervisors did last.
 func (m *Manager) Status(_ context.Context, names ...string) ([]services.Status, error) {
 	out := make([]services.Status, 0, len(names))

@@ -155,6 +155,7 @@ func (v *supervisor) once(ctx context.Context) error {
 // end stops the process.
 func (v *supervisor) end(p *process) error {
 	v.set(services.Stopping, "")
+	v.stopExec()
 	err := endProcess(context.Background(), p.cmd.Process.Pid, v.service, func() bool {
 		select {
 		case <-p.ended:
@@ -168,6 +169,22 @@ func (v *supervisor) end(p *process) error {
 		v.record.PID, v.record.Started = 0, ""
 	}
 	return err
+}
+
+// stopExec runs what is to run before the signal; the stop goes on without it.
+func (v *supervisor) stopExec() {
+	s := v.service
+	if len(s.StopExec) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.StopTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, s.StopExec[0], s.StopExec[1:]...)
+	cmd.Env = append(os.Environ(), s.Env...)
+	cmd.WaitDelay = time.Second
+	if out, err := cmd.CombinedOutput(); err != nil {
+		v.log.Warn("what runs before the stop failed", "command", s.StopExec[0], "err", err, "output", string(out[max(0, len(out)-500):]))
+	}
 }
 
 // clearMount takes away a mount whose process was killed: it would fail every

@@ -35,6 +35,8 @@ func Run(t *testing.T, h Harness) {
 		"Removal":     testRemoval,
 		"Idempotence": testIdempotence,
 		"Invalid":     testInvalid,
+		"Installed":   testInstalled,
+		"Reload":      testReload,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -188,4 +190,35 @@ func testInvalid(t *testing.T, ctx context.Context, h Harness, m services.Servic
 	_, err := m.Apply(ctx, []services.Service{h.Service(t, "a"), bad})
 	require.Error(t, err)
 	require.Equal(t, services.Missing, status(t, ctx, m, "a").State, "all or nothing")
+}
+
+func testInstalled(t *testing.T, ctx context.Context, h Harness, m services.ServiceManager) {
+	names, err := m.Installed(ctx)
+	require.NoError(t, err)
+	require.Empty(t, names)
+	a, b := h.Service(t, "a"), h.Service(t, "b")
+	a.After = []string{"b"}
+	_, err = m.Apply(ctx, []services.Service{a, b})
+	require.NoError(t, err)
+	names, err = m.Installed(ctx)
+	require.NoError(t, err)
+	require.Equal(t, []string{"b", "a"}, names)
+	require.NoError(t, m.Remove(ctx, "b"))
+	names, err = m.Installed(ctx)
+	require.NoError(t, err)
+	require.Equal(t, []string{"a"}, names)
+	require.NoError(t, m.Remove(ctx, "a"))
+}
+
+func testReload(t *testing.T, ctx context.Context, h Harness, m services.ServiceManager) {
+	require.ErrorIs(t, m.Reload(ctx, "x"), services.ErrNotFound)
+	_, err := m.Apply(ctx, []services.Service{h.Service(t, "a")})
+	require.NoError(t, err)
+	require.NoError(t, m.Reload(ctx, "a"), "one that does not run is left alone")
+	require.NoError(t, m.Start(ctx, "a"))
+	require.NoError(t, m.WaitReady(ctx, "a"))
+	pid := status(t, ctx, m, "a").PID
+	require.NoError(t, m.Reload(ctx, "a"), "and so is one without a signal for it")
+	require.Equal(t, pid, status(t, ctx, m, "a").PID)
+	require.NoError(t, m.Remove(ctx, "a"))
 }

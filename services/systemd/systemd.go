@@ -323,6 +323,57 @@ func (m *Manager) Restart(ctx context.Context, names ...string) error {
 	return m.Start(ctx, names...)
 }
 
+// Reload has systemd run ExecReload of those that are active.
+func (m *Manager) Reload(ctx context.Context, names ...string) error {
+	list, err := m.installed(ctx, names, false)
+	if err != nil {
+		return err
+	}
+	for _, n := range list {
+		text, err := readUnit(m.file(n))
+		if err != nil {
+			return err
+		}
+		st, err := m.Status(ctx, n)
+		if err != nil {
+			return err
+		}
+		if st[0].State != services.Active || !strings.Contains(text, "\nExecReload=") {
+			continue
+		}
+		if err := m.systemctl(ctx, "reload", n+".service"); err != nil {
+			return fmt.Errorf("reload %s: %w", n, err)
+		}
+	}
+	return nil
+}
+
+// Installed lists the unit files that begin as ours do.
+func (m *Manager) Installed(ctx context.Context) ([]string, error) {
+	entries, err := os.ReadDir(m.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		n, ok := strings.CutSuffix(e.Name(), ".service")
+		if !ok || !e.Type().IsRegular() || services.CheckName(n) != nil {
+			continue
+		}
+		text, err := readUnit(m.file(n))
+		if err != nil {
+			return nil, err
+		}
+		if strings.HasPrefix(text, mark) {
+			names = append(names, n)
+		}
+	}
+	return m.installed(ctx, names, true)
+}
+
 // properties of a unit that Status asks for.
 const properties = "Id,LoadState,ActiveState,SubState,UnitFileState,MainPID,NRestarts,ExecMainStatus,Result,StateChangeTimestamp"
 

@@ -238,6 +238,7 @@ func (f *fake) do(stdout io.Writer, verb, name string, now bool) error {
 		if u.state != "inactive" {
 			u.state, u.pid, u.since = "inactive", 0, f.now
 		}
+	case "reload":
 	case "reset-failed":
 		return errFake
 	default:

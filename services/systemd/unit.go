@@ -27,7 +27,7 @@ func Render(s services.Service, target string) (string, error) {
 	}
 	u.section("Install")
 	u.set("WantedBy", either(target, "multi-user.target"))
-	return "# Written by quantumd: changes are lost at the next setup or upgrade.\n" + u.String(), nil
+	return mark + "changes are lost at the next setup or upgrade.\n" + u.String(), nil
 }
 
 // RenderTarget gives the text of a target that holds services together.
@@ -38,8 +38,11 @@ func RenderTarget(description string, services []string) string {
 	u.units("Wants", services)
 	u.section("Install")
 	u.set("WantedBy", "multi-user.target")
-	return "# Written by quantumd: changes are lost at the next setup or upgrade.\n" + u.String()
+	return mark + "changes are lost at the next setup or upgrade.\n" + u.String()
 }
+
+// mark begins each unit file of ours.
+const mark = "# Written by quantumd: "
 
 func either(a, b string) string {
 	if a != "" {
@@ -143,6 +146,7 @@ func (u *unit) execution(s services.Service) {
 	}
 	u.command("ExecStart", "", s.Exec)
 	u.command("ExecStartPost", "", s.WaitExec)
+	u.command("ExecStop", "-", s.StopExec) // SIGTERM follows
 	if s.ReloadSignal != 0 {
 		u.set("ExecReload", fmt.Sprintf("/bin/kill -%d $MAINPID", int(s.ReloadSignal)))
 	}
