@@ -37,6 +37,7 @@ type Service struct {
 	Dir         string   // working directory; empty: the manager's
 
 	After    []string // started before this one, stopped after it
+	Before   []string // started after this one, stopped before it: what is added beside services that stay as they are says it so
 	Requires []string // as After; and when one of them stops, this one does (systemd)
 
 	Notify       bool          // the program tells its readiness by sd_notify; else it is ready when it runs and WaitExec ended with 0
@@ -269,7 +270,7 @@ func (s Service) Validate() error {
 			return bad("environment entry without a proper name")
 		}
 	}
-	for _, n := range slices.Concat(s.After, s.Requires) {
+	for _, n := range slices.Concat(s.After, s.Before, s.Requires) {
 		if err := CheckName(n); err != nil {
 			return bad("%w", err)
 		}
@@ -281,10 +282,36 @@ func (s Service) Validate() error {
 	return nil
 }
 
+// Resolved gives the list with each Before of one turned into an After of the
+// other, where that is in the list.
+func Resolved(list []Service) []Service {
+	out := slices.Clone(list)
+	for _, s := range list {
+		for n := range out {
+			if slices.Contains(s.Before, out[n].Name) && !slices.Contains(out[n].After, s.Name) {
+				out[n].After = append(slices.Clone(out[n].After), s.Name)
+			}
+		}
+	}
+	return out
+}
+
 // Order sorts services so that each comes behind those that it comes after.
 // Names that are not in the list do not matter. A circle, or a name that is
-// there twice, is an error.
+// there twice, is an error. The services themselves stay as they are.
 func Order(list []Service) ([]Service, error) {
+	given := map[string]Service{}
+	for _, s := range list {
+		given[s.Name] = s
+	}
+	sorted, err := order(Resolved(list))
+	for n := range sorted {
+		sorted[n] = given[sorted[n].Name]
+	}
+	return sorted, err
+}
+
+func order(list []Service) ([]Service, error) {
 	byName := map[string]Service{}
 	for _, s := range list {
 		if _, twice := byName[s.Name]; twice {

@@ -21,6 +21,11 @@ func TestOrder(t *testing.T) {
 		names = append(names, s.Name)
 	}
 	require.Equal(t, []string{"zstor", "quantumd", "zdb", "zdbfs"}, names)
+	got, err = Order([]Service{{Name: "daemon"}, {Name: "new", Before: []string{"daemon", "elsewhere"}}})
+	require.NoError(t, err)
+	require.Equal(t, []Service{{Name: "new", Before: []string{"daemon", "elsewhere"}}, {Name: "daemon"}}, got)
+	_, err = Order([]Service{{Name: "a", Before: []string{"b"}}, {Name: "b", Before: []string{"a"}}})
+	require.ErrorContains(t, err, "after itself")
 	_, err = Order([]Service{{Name: "a", After: []string{"b"}}, {Name: "b", Requires: []string{"a"}}})
 	require.ErrorContains(t, err, "after itself")
 	_, err = Order([]Service{{Name: "a"}, {Name: "a"}})
@@ -51,6 +56,7 @@ func TestValidate(t *testing.T) {
 		"runtime folder":   func(s *Service) { s.RuntimeDir = "../etc" },
 		"kill mode":        func(s *Service) { s.Kill = "all" },
 		"after":            func(s *Service) { s.After = []string{"a b"} },
+		"before":           func(s *Service) { s.Before = []string{"a b"} },
 		"credential name":  func(s *Service) { s.Credentials = []Credential{{Name: "a/b", Path: "/x"}} },
 		"credential path":  func(s *Service) { s.Credentials = []Credential{{Name: "a", Path: "x"}} },
 	} {

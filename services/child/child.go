@@ -217,7 +217,7 @@ func (m *Manager) Start(ctx context.Context, names ...string) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range list {
+	for _, s := range services.Resolved(list) {
 		if err := m.waitBefore(ctx, s); err != nil {
 			return fmt.Errorf("start %s: %w", s.Name, err)
 		}

@@ -133,6 +133,23 @@ func testOrder(t *testing.T, ctx context.Context, h Harness, m services.ServiceM
 	_, err = m.Apply(ctx, []services.Service{circle, b, c})
 	require.Error(t, err)
 	require.NoError(t, m.Remove(ctx, "a", "b", "c"))
+
+	// One that is added says itself where it belongs.
+	first := h.Service(t, "a")
+	_, err = m.Apply(ctx, []services.Service{first})
+	require.NoError(t, err)
+	added := h.Service(t, "b")
+	added.Before = []string{"a"}
+	_, err = m.Apply(ctx, []services.Service{added})
+	require.NoError(t, err)
+	require.NoError(t, m.Start(ctx, "a", "b"))
+	require.NoError(t, m.WaitReady(ctx, "a", "b"))
+	sa, sb = status(t, ctx, m, "a"), status(t, ctx, m, "b")
+	require.False(t, sa.Since.Before(sb.Since), "b is ready before a is")
+	require.NoError(t, m.Stop(ctx, "b", "a"))
+	sa, sb = status(t, ctx, m, "a"), status(t, ctx, m, "b")
+	require.False(t, sb.Since.Before(sa.Since), "a ends before b does")
+	require.NoError(t, m.Remove(ctx, "a", "b"))
 }
 
 func testUnknown(t *testing.T, ctx context.Context, h Harness, m services.ServiceManager) {

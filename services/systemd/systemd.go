@@ -253,7 +253,7 @@ func (m *Manager) installed(_ context.Context, names []string, skip bool) ([]str
 			}
 			return nil, fmt.Errorf("%w: %s", services.ErrNotFound, n)
 		}
-		list = append(list, services.Service{Name: n, After: after(text)})
+		list = append(list, services.Service{Name: n, After: units(text, "After="), Before: units(text, "Before=")})
 	}
 	list, err := services.Order(list)
 	out := make([]string, len(list))
@@ -263,11 +263,11 @@ func (m *Manager) installed(_ context.Context, names []string, skip bool) ([]str
 	return out, err
 }
 
-// after reads from a unit file which services it comes after.
-func after(unit string) []string {
+// units reads from a unit file the services that its lines with a key name.
+func units(unit, key string) []string {
 	var out []string
 	for line := range strings.Lines(unit) {
-		if words, ok := strings.CutPrefix(line, "After="); ok {
+		if words, ok := strings.CutPrefix(line, key); ok {
 			for _, w := range strings.Fields(words) {
 				if n, ok := strings.CutSuffix(w, ".service"); ok {
 					out = append(out, n)

@@ -111,6 +111,7 @@ func (u *unit) unitSection(s services.Service, target string) {
 	u.units("Requires", s.Requires)
 	u.units("PartOf", s.Requires)
 	u.units("After", before)
+	u.units("Before", s.Before)
 	u.paths("RequiresMountsFor", "", s.Writable)
 	u.set("StartLimitIntervalSec", "0") // never give up
 }
