@@ -29,7 +29,7 @@ type SetupOptions struct {
 	Program string // the file that is put in place as quantumd
 	Hook    []byte // the program quantumd-hook; nil: a link to quantumd
 
-	// Before are services that have to run first: local backends. Their
+	// Before are services that have to run first, and say so: local backends. Their
 	// programs are replaced by the installed one. Release is given the names of
 	// those that no service runs, and ends what runs of them outside of one.
 	Before  func(program string) ([]services.Service, error)
@@ -96,20 +96,16 @@ func renewed(changes []services.Change, replaced bool) []string {
 
 func (s *System) serviceList(o SetupOptions, program string) ([]services.Service, error) {
 	var list []services.Service
-	var names []string
 	if o.Before != nil {
 		before, err := o.Before(program)
 		if err != nil {
 			return nil, err
 		}
 		list = append(list, before...)
-		for _, b := range before {
-			names = append(names, b.Name)
-		}
 	}
 	daemon := services.Service{
 		Name: ServiceName, Description: "QSFS", Exec: append([]string{program, "daemon"}, o.Daemon...),
-		After: names, Notify: true, Mountpoint: s.cfg.QSFSMountpoint, RuntimeDir: "qsfs",
+		Notify: true, Mountpoint: s.cfg.QSFSMountpoint, RuntimeDir: "qsfs",
 		Writable:     []string{s.layout.Root, s.layout.State, s.layout.Run, filepath.Dir(s.layout.Database)},
 		StartTimeout: 5 * time.Minute, StopTimeout: 10 * time.Minute,
 		ReloadSignal: syscall.SIGHUP, Watchdog: watchdogTime,

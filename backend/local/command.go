@@ -120,6 +120,8 @@ func waitGone(ctx context.Context, i Instance, limit time.Duration) bool {
 	}
 }
 
+func (c *command) forget(context.Context, Instance) error { return nil }
+
 func (c *command) close() error {
 	return nil // children live on; stop ends them
 }

@@ -93,6 +93,8 @@ func (p *inProcess) stop(_ context.Context, i Instance) error {
 	return r.end()
 }
 
+func (*inProcess) forget(context.Context, Instance) error { return nil }
+
 func (r *running) end() error {
 	r.cancel()
 	<-r.done

@@ -9,7 +9,8 @@
 //
 // [InProcess] runs the zdbs inside this process: the way for libraries and
 // tests. [Command] starts them as detached processes that outlive this one:
-// the way of the command line.
+// the way of the command line. [AsServices] has a service manager run them:
+// the way of an installed system.
 package local
 
 import (
@@ -33,12 +34,13 @@ const dataSize = 256 << 20
 // startLimit is how long a zdb may take until it answers.
 const startLimit = 30 * time.Second
 
-// Launcher starts and stops the zdb of an instance. [InProcess] and [Command]
-// are the two there are.
+// Launcher starts and stops the zdb of an instance. [InProcess], [Command] and
+// [AsServices] are those there are.
 type Launcher interface {
 	running(Instance) (pid int, ok bool)
 	start(context.Context, Instance) error
 	stop(context.Context, Instance) error
+	forget(context.Context, Instance) error // after stop, before the folder goes
 	close() error
 }
 
@@ -227,6 +229,9 @@ func (p *Provisioner) retire(ctx context.Context, id string) error {
 		return err
 	}
 	if err := p.stop(ctx, i); err != nil {
+		return err
+	}
+	if err := p.launcher.forget(ctx, i); err != nil {
 		return err
 	}
 	if err := p.noteRetired(i); err != nil {

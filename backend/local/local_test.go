@@ -22,6 +22,7 @@ import (
 	"github.com/threefoldtech/quantumd/backend/backendtest"
 	"github.com/threefoldtech/quantumd/engine/zdb"
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
+	"github.com/threefoldtech/quantumd/services/child"
 )
 
 // The test binary is the program of Command too: called as `X zdb …` it is one.
@@ -43,8 +44,11 @@ func serve(args []string) error {
 	f := flag.NewFlagSet("zdb", flag.ContinueOnError)
 	data, index, mode := f.String("data", "", ""), f.String("index", "", ""), f.String("mode", "", "")
 	listen, port, size, admin := f.String("listen", "", ""), f.String("port", "", ""), f.Int64("datasize", 0, ""), f.String("admin-file", "", "")
-	_ = f.String("pid-file", "", "") // Command writes it too
+	pid := f.String("pid-file", "", "")
 	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if err := WritePID(*pid, os.Getpid()); err != nil {
 		return err
 	}
 	if _, err := os.Stat(filepath.Join(filepath.Dir(*data), "refuse")); err == nil {
@@ -73,9 +77,19 @@ func serve(args []string) error {
 	return s.Close()
 }
 
-var kinds = map[string]func() Launcher{
-	"InProcess": func() Launcher { return InProcess(nil) },
-	"Command":   func() Launcher { return Command(os.Args[0], "zdb") },
+var kinds = map[string]func(*testing.T) Launcher{
+	"InProcess": func(*testing.T) Launcher { return InProcess(nil) },
+	"Command":   func(*testing.T) Launcher { return Command(os.Args[0], "zdb") },
+	"AsServices": func(t *testing.T) Launcher {
+		return AsServices(manager(t, filepath.Join(t.TempDir(), "services")), "quantumd", os.Args[0], "zdb")
+	},
+}
+
+func manager(t *testing.T, dir string) *child.Manager {
+	m, err := child.New(child.Options{Dir: dir})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, m.Close()) })
+	return m
 }
 
 // open makes a Provisioner whose backends end with the test.
@@ -106,9 +120,10 @@ func TestConformance(t *testing.T) {
 			backendtest.Run(t, func(t *testing.T) backendtest.Harness {
 				dir := filepath.Join(t.TempDir(), "backends")
 				var opened []*Provisioner
+				run := launcher(t) // one, as there is one service manager
 				return backendtest.Harness{
 					Open: func(t *testing.T) backend.Provisioner {
-						p := open(t, dir, launcher())
+						p := open(t, dir, run)
 						opened = append(opened, p)
 						return p
 					},
@@ -143,6 +158,9 @@ func kill(t *testing.T, p *Provisioner, b backend.Backend) {
 	}
 	pid, ok := p.launcher.running(i)
 	require.True(t, ok)
+	if l, ok := p.launcher.(*asServices); ok { // it would come back by itself
+		defer func() { require.NoError(t, l.manager.Stop(t.Context(), ServiceName(i.ID))) }()
+	}
 	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 	require.Eventually(t, func() bool { _, ok := p.launcher.running(i); return !ok }, 10*time.Second, 5*time.Millisecond)
 }
@@ -164,7 +182,7 @@ func TestPortInUse(t *testing.T) {
 	for name, launcher := range kinds {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := open(t, t.TempDir(), launcher())
+			p := open(t, t.TempDir(), launcher(t))
 			all := provision(t, p, specs()...)
 			require.NoError(t, p.Stop(t.Context()))
 			l, err := net.Listen("tcp", all[1].Address.String())
@@ -354,7 +372,7 @@ func TestCancelledHalfWay(t *testing.T) {
 	for name, launcher := range kinds {
 		ctx, cancel := context.WithCancel(t.Context())
 		logger := slog.New(cancelAt{slog.DiscardHandler, "backend started", cancel})
-		p := open(t, t.TempDir(), launcher(), WithLogger(logger))
+		p := open(t, t.TempDir(), launcher(t), WithLogger(logger))
 		results, err := p.Provision(ctx, specs())
 		require.ErrorIs(t, err, context.Canceled, name)
 		require.Len(t, results, 3)

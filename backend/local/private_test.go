@@ -43,9 +43,9 @@ func TestNothingShows(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var logged buffer
 			logger := slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
-			launcher := InProcess(logger)
-			if name == "Command" {
-				launcher = Command(os.Args[0], "zdb")
+			launcher := kinds[name](t)
+			if name == "InProcess" {
+				launcher = InProcess(logger)
 			}
 			p := open(t, filepath.Join(t.TempDir(), "backends"), launcher, WithLogger(logger))
 			all := provision(t, p, specs()...)
@@ -74,7 +74,7 @@ func TestNothingShows(t *testing.T) {
 					shown.Write(text)
 				}
 			}
-			services, err := p.Services("/usr/bin/quantumd", "zdb")
+			services, err := p.Services("quantumd", "/usr/bin/quantumd", "zdb")
 			require.NoError(t, err)
 			require.Len(t, services, len(all))
 			fmt.Fprintf(shown, "%+v", services)

@@ -23,6 +23,7 @@ import (
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
+	"github.com/threefoldtech/quantumd/services"
 )
 
 // app is what every command needs: flags, streams, environment.
@@ -179,7 +180,7 @@ func (a *app) localBeside(cfg *config.Config) *local.Provisioner {
 }
 
 // local gives the local backends below a folder, run as processes of this
-// program.
+// program; those of an installed system as services.
 func (a *app) local(dir string) (*local.Provisioner, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -189,7 +190,21 @@ func (a *app) local(dir string) (*local.Provisioner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return local.New(abs, local.Command(self, "zdb"), local.WithLogger(a.logger())), nil
+	run := local.Command(self, "zdb")
+	if a.globals.Dir == "" && abs == qsfs.SystemLayout(a.globals.Root, config.Default()).Backends {
+		m, err := a.manager()
+		if err != nil {
+			return nil, err
+		}
+		list, err := m.Status(context.Background(), qsfs.ServiceName)
+		if err != nil {
+			return nil, err
+		}
+		if list[0].State != services.Missing {
+			run = local.AsServices(m, qsfs.ServiceName, filepath.Join(a.globals.Root, "/usr/local/bin/quantumd"), "zdb")
+		}
+	}
+	return local.New(abs, run, local.WithLogger(a.logger())), nil
 }
 
 // client talks to the running system that the flags select.

@@ -120,9 +120,6 @@ func (c *deployCmd) local(ctx context.Context, a *app) (*config.Config, *local.P
 	if a.globals.DryRun {
 		return nil, nil, a.printPlan(plan)
 	}
-	if err := a.startBackendServices(ctx, p); err != nil {
-		return nil, nil, err
-	}
 	c.backends = p
 	for _, step := range plan.Steps {
 		if step.Action != backend.Keep {

@@ -62,31 +62,6 @@ func (a *app) servicesInstalled(ctx context.Context) bool {
 	return err == nil && len(status) > 0
 }
 
-// startBackendServices has the service manager start those local backends that
-// are its: a second process beside a service would keep it from starting.
-func (a *app) startBackendServices(ctx context.Context, p *local.Provisioner) error {
-	if a.globals.Dir != "" || !a.servicesInstalled(ctx) {
-		return nil
-	}
-	m, status, err := a.installedServices(ctx)
-	if err != nil {
-		return err
-	}
-	var names []string
-	for _, s := range status {
-		if s.Name != qsfs.ServiceName {
-			names = append(names, s.Name)
-		}
-	}
-	if len(names) == 0 {
-		return nil
-	}
-	if err := m.Start(ctx, names...); err != nil {
-		return err
-	}
-	return qsfs.WaitServices(ctx, m, names...)
-}
-
 // chosen turns the services that were asked for, by their name or their
 // backend's, into installed ones. None given: those that all chooses.
 func chosen(status []services.Status, asked []string, all bool) ([]string, error) {

@@ -137,7 +137,7 @@ func (a *app) setup(ctx context.Context) (*qsfs.SetupReport, *config.Config, err
 		return nil, nil, err
 	}
 	if lp, ok := p.(*local.Provisioner); ok {
-		o.Before = func(program string) ([]services.Service, error) { return lp.Services(program, "zdb") }
+		o.Before = func(program string) ([]services.Service, error) { return lp.Services(qsfs.ServiceName, program, "zdb") }
 		o.Release = func(ctx context.Context, names []string) error {
 			for i, n := range names {
 				names[i] = strings.TrimPrefix(n, local.ServicePrefix)
