@@ -408,14 +408,14 @@ func (u *user) killEverything(dir, mnt string) {
 	require.Eventually(u.t, func() bool { return u.status().State == "ok" }, 20*time.Second, 50*time.Millisecond)
 }
 
-// takeLateBackend adds a backend to an installed system: deploy starts it
-// detached, setup makes it a service, and the others go on.
+// takeLateBackend adds a backend to an installed system: deploy makes it a
+// service, and the others go on.
 func (u *user) takeLateBackend(root string) {
 	u.t.Helper()
 	before := u.servicePIDs()
 	u.run(0, "deploy", "--local", "--data", "3")
-	require.NotContains(u.t, u.services(), "qsfs-data2")
-	require.Contains(u.t, u.run(0, "setup"), "create  qsfs-data2")
+	require.Contains(u.t, u.services(), "qsfs-data2")
+	require.Contains(u.t, u.run(0, "setup"), "keep    qsfs-data2")
 	require.Equal(u.t, services.Active, u.services()["qsfs-data2"].State)
 	require.Equal(u.t, u.services()["qsfs-data2"].PID, u.backendPIDs(root)[2])
 	require.Equal(u.t, before, u.servicePIDs())
