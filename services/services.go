@@ -1,7 +1,7 @@
 // Package services is the contract of service managers: what a [Service] is,
 // and how one is installed, run, watched and removed ([ServiceManager]).
 //
-// services/systemd writes units and drives systemctl; services/child
+// services/systemd writes units and asks systemd over D-Bus; services/child
 // supervises programs where no manager runs, as in a container.
 // services/servicestest holds the tests that each of them passes. This package
 // does not know which services a QSFS has.

@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -26,18 +27,18 @@ func Render(s services.Service, target string) (string, error) {
 		u.hardening(s)
 	}
 	u.section("Install")
-	u.set("WantedBy", either(target, "multi-user.target"))
+	u.set("WantedBy", either(target, bootTarget))
 	return mark + "changes are lost at the next setup or upgrade.\n" + u.String(), nil
 }
 
-// RenderTarget gives the text of a target that holds services together.
-func RenderTarget(description string, services []string) string {
+// RenderTarget gives the text of a target that services belong to: those that
+// are enabled below it.
+func RenderTarget(description string) string {
 	var u unit
 	u.section("Unit")
 	u.set("Description", escape(description))
-	u.units("Wants", services)
 	u.section("Install")
-	u.set("WantedBy", "multi-user.target")
+	u.set("WantedBy", bootTarget)
 	return mark + "changes are lost at the next setup or upgrade.\n" + u.String()
 }
 
@@ -112,7 +113,7 @@ func (u *unit) unitSection(s services.Service, target string) {
 	u.units("PartOf", s.Requires)
 	u.units("After", before)
 	u.units("Before", s.Before)
-	u.paths("RequiresMountsFor", "", s.Writable)
+	u.paths("RequiresMountsFor", "", slices.DeleteFunc(slices.Clone(s.Writable), func(p string) bool { return below([]string{p}, "/run/") }))
 	u.set("StartLimitIntervalSec", "0") // never give up
 }
 
@@ -122,7 +123,7 @@ func (u *unit) execution(s services.Service) {
 		u.set("Type", "notify")
 		u.set("NotifyAccess", "main")
 		if s.Watchdog > 0 {
-			u.set("WatchdogSec", fmt.Sprintf("%d", int64(s.Watchdog.Seconds())))
+			u.set("WatchdogSec", seconds(s.Watchdog))
 		}
 	default:
 		u.set("Type", "exec")
@@ -135,8 +136,8 @@ func (u *unit) execution(s services.Service) {
 	}
 	u.set("WorkingDirectory", escape(s.Dir))
 	u.set("UMask", "0077")
-	if s.RuntimeDir != "" {
-		u.set("RuntimeDirectory", escape(s.RuntimeDir))
+	if dirs := runtimeDirs(s); len(dirs) > 0 {
+		u.paths("RuntimeDirectory", "", dirs)
 		u.set("RuntimeDirectoryMode", "0700")
 		u.set("RuntimeDirectoryPreserve", "yes") // other services have their sockets there
 	}
@@ -158,6 +159,21 @@ func (u *unit) execution(s services.Service) {
 
 const umount = "/bin/umount"
 
+// runtimeDirs are the folders below /run that a service needs: they are made by
+// whichever service comes first, as /run is empty after a boot.
+func runtimeDirs(s services.Service) []string {
+	var dirs []string
+	if s.RuntimeDir != "" {
+		dirs = append(dirs, s.RuntimeDir)
+	}
+	for _, p := range s.Writable {
+		if d, ok := strings.CutPrefix(filepath.Clean(p), "/run/"); ok && !slices.Contains(dirs, d) {
+			dirs = append(dirs, d)
+		}
+	}
+	return dirs
+}
+
 func (u *unit) supervision(s services.Service) {
 	u.set("Restart", "always")
 	u.set("RestartSec", seconds(s.RestartDelay))
@@ -168,61 +184,6 @@ func (u *unit) supervision(s services.Service) {
 		u.set("SuccessExitStatus", strings.Trim(fmt.Sprint(s.SuccessExit), "[]"))
 	}
 	u.set("LimitNOFILE", "65536")
-}
-
-// hardening confines a service. One that mounts a FUSE file system must not
-// get a mount namespace of its own: the unit would be active, and the host
-// would see an empty folder. So it gets none of the options that make one
-// (ProtectSystem, ProtectHome, PrivateTmp, ReadWritePaths, ProtectKernel*,
-// ProtectControlGroups, ProtectProc); each was measured with systemd 252.
-func (u *unit) hardening(s services.Service) {
-	u.set("NoNewPrivileges", "true")
-	u.set("LockPersonality", "true")
-	u.set("RestrictRealtime", "true")
-	u.set("RestrictSUIDSGID", "true")
-	u.set("RestrictNamespaces", "true")
-	u.set("MemoryDenyWriteExecute", "true")
-	u.set("ProtectClock", "true")
-	u.set("ProtectHostname", "true")
-	u.set("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6 AF_NETLINK")
-	if s.Mountpoint != "" {
-		u.set("PrivateMounts", "no")
-		u.set("DevicePolicy", "closed")
-		u.set("DeviceAllow", "/dev/fuse rw")
-		u.set("SystemCallFilter", "@system-service @mount")
-		u.set("CapabilityBoundingSet", "CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_FOWNER CAP_CHOWN")
-		return
-	}
-	u.set("PrivateDevices", "true")
-	u.set("ProtectSystem", "strict")
-	if !belowHome(s) {
-		u.set("ProtectHome", "true")
-	}
-	u.set("ProtectKernelTunables", "true")
-	u.set("ProtectKernelModules", "true")
-	u.set("ProtectControlGroups", "true")
-	u.set("SystemCallFilter", "@system-service")
-	writable := slices.Clone(s.Writable)
-	if s.RuntimeDir != "" {
-		writable = append(writable, "/run/"+s.RuntimeDir)
-	}
-	u.paths("ReadWritePaths", "-", writable) // `-`: a missing folder would prevent the start
-}
-
-// belowHome says whether a path of the service would be hidden by ProtectHome.
-func belowHome(s services.Service) bool {
-	paths := slices.Concat(s.Writable, []string{s.Dir}, s.Exec[:1])
-	for _, c := range s.Credentials {
-		paths = append(paths, c.Path)
-	}
-	return slices.ContainsFunc(paths, func(p string) bool {
-		for _, home := range []string{"/home/", "/root/", "/run/user/"} {
-			if strings.HasPrefix(p+"/", home) {
-				return true
-			}
-		}
-		return false
-	})
 }
 
 func seconds(d time.Duration) string {
