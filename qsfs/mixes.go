@@ -15,16 +15,6 @@ func checkMix(cfg *config.Config) error {
 	return nil
 }
 
-// embeddedSetup refuses to install what would not run: services of external
-// components are not made.
-func (s *System) embeddedSetup() error {
-	if s.cfg.Engine != (config.Engine{Zdb: config.Embedded, Zstor: config.Embedded, Zdbfs: config.Embedded}) {
-		return &config.Error{File: s.cfg.File(), Key: "engine", Msg: "setup installs embedded components only",
-			Remedy: "run external ones with `quantumd up`, or beside `quantumd daemon` by services of your own; or write `engine: embedded`"}
-	}
-	return nil
-}
-
 // Promise is one thing that a system may be trusted with, and whether it holds
 // with the components that a configuration chooses.
 type Promise struct {

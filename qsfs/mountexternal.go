@@ -151,11 +151,15 @@ func (s *System) fenced(ctx context.Context) {
 	if !s.externalFS() {
 		return
 	}
-	if s.opts.manager == nil {
+	stop := s.opts.stopZdbfs
+	switch {
+	case s.opts.manager != nil:
+		stop = func(ctx context.Context) error { return s.stopProgram(ctx, zdbfsService) }
+	case stop == nil:
 		s.log.Error("another frontend has taken over: stop zdbfs, what it writes is stored nowhere", "mount", s.cfg.QSFSMountpoint)
 		return
 	}
-	if err := s.stopProgram(ctx, zdbfsService); err != nil {
+	if err := stop(ctx); err != nil {
 		s.log.Error("another frontend has taken over, and the file system could not be unmounted", "mount", s.cfg.QSFSMountpoint, "err", err)
 	}
 }

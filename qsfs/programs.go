@@ -12,6 +12,7 @@ import (
 
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zdb"
+	"github.com/threefoldtech/quantumd/engine/zstor/remote"
 	"github.com/threefoldtech/quantumd/hooks"
 	"github.com/threefoldtech/quantumd/qsfs/config"
 	"github.com/threefoldtech/quantumd/services"
@@ -36,6 +37,13 @@ const (
 // runs them (see [System.ExternalServices]), and the system waits for them.
 func WithPrograms(m services.ServiceManager, p Programs) Option {
 	return func(o *options) { o.manager, o.programs = m, p }
+}
+
+// WithStopZdbfs has stop called when another frontend has taken over and an
+// external zdbfs is run by somebody else: it is to end that, for what it writes
+// is stored nowhere.
+func WithStopZdbfs(stop func(context.Context) error) Option {
+	return func(o *options) { o.stopZdbfs = stop }
 }
 
 // tempSpace is the namespace where a zdbfs keeps blocks of files that are
@@ -170,7 +178,30 @@ func (s *System) startZstor(ctx context.Context, stops *stopStack) error {
 	if err := dials(ctx, s.layout.ZstorSocket(), startPatience); err != nil {
 		s.log.Warn("the zstor daemon does not answer yet; uploads wait for it", "socket", s.layout.ZstorSocket(), "err", err)
 	}
+	if r, ok := s.objects.(*remote.Remote); ok && s.opts.manager == nil {
+		s.tellZstor(ctx, r, stops)
+	}
 	return nil
+}
+
+// tellZstor has a zstor daemon that ran before this one read its config file
+// again, as soon as it listens: the set of backends may be another one since.
+func (s *System) tellZstor(ctx context.Context, r *remote.Remote, stops *stopStack) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for r.Tell(ctx) != nil {
+			if !wait(ctx, time.Second) {
+				return
+			}
+		}
+	}()
+	stops.push(func() error {
+		cancel()
+		<-done
+		return nil
+	})
 }
 
 // dials returns when somebody listens on a socket.
@@ -219,6 +250,9 @@ func (s *System) startExternalZdb(ctx context.Context, stops *stopStack) error {
 	s.events.open()
 	if err := s.startProgram(ctx, zdbService, stops); err != nil {
 		return err
+	}
+	if s.opts.manager == nil {
+		close(s.zdbMayStart)
 	}
 	if err := s.awaitZdb(ctx, admin); err != nil {
 		return err

@@ -15,7 +15,9 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"github.com/threefoldtech/quantumd/qsfs/binaries"
 	"github.com/threefoldtech/quantumd/qsfs/client"
+	"github.com/threefoldtech/quantumd/qsfs/config"
 	"github.com/threefoldtech/quantumd/services"
 )
 
@@ -40,7 +42,9 @@ type SetupOptions struct {
 	Secrets map[string]string
 	// Daemon are more arguments for the daemon.
 	Daemon []string
-	DryRun bool
+	// Binaries brings the programs of external components, if there are any.
+	Binaries *binaries.Installer
+	DryRun   bool
 }
 
 // SetupReport says what was installed.
@@ -48,6 +52,8 @@ type SetupReport struct {
 	Schema  int               `json:"schema"`
 	Changes []services.Change `json:"changes"`
 	Files   []string          `json:"files"` // put in place, or already there
+
+	Programs []binaries.Item `json:"programs,omitempty"` // of external components
 }
 
 // binDir is where programs are installed.
@@ -56,9 +62,6 @@ const binDir = "/usr/local/bin"
 // Setup installs the program and its services on this machine, and returns
 // when the system serves. It is idempotent.
 func (s *System) Setup(ctx context.Context, o SetupOptions) (*SetupReport, error) {
-	if err := s.embeddedSetup(); err != nil {
-		return nil, err
-	}
 	report := &SetupReport{Schema: client.SchemaVersion}
 	program := filepath.Join(o.Root, binDir, "quantumd")
 	list, err := s.serviceList(o, program)
@@ -69,17 +72,24 @@ func (s *System) Setup(ctx context.Context, o SetupOptions) (*SetupReport, error
 		return nil, err
 	}
 	report.Files = []string{program, filepath.Join(o.Root, binDir, "quantumd-hook")}
-	if o.DryRun {
-		return report, nil
+	if report.Programs, err = s.planPrograms(ctx, o); err != nil || o.DryRun {
+		return report, err
+	}
+	changed, err := s.installPrograms(ctx, o, report)
+	if err != nil {
+		return report, err
 	}
 	replaced, err := s.installFiles(o, report.Files)
 	if err != nil {
 		return report, err
 	}
+	if err := s.writeDaemonConfig(ctx); err != nil {
+		return report, err
+	}
 	if _, err := o.Manager.Apply(ctx, list); err != nil {
 		return report, err
 	}
-	return report, s.startServices(ctx, o, list, renewed(report.Changes, replaced))
+	return report, s.startServices(ctx, o, list, append(changed, renewed(report.Changes, replaced)...))
 }
 
 // renewed lists the services that run, if they do, something older than what is
@@ -105,15 +115,21 @@ func (s *System) serviceList(o SetupOptions, program string) ([]services.Service
 	}
 	daemon := services.Service{
 		Name: ServiceName, Description: "QSFS", Exec: append([]string{program, "daemon"}, o.Daemon...),
-		Notify: true, Mountpoint: s.cfg.QSFSMountpoint, RuntimeDir: "qsfs",
+		Notify: true, RuntimeDir: "qsfs",
 		Writable:     []string{s.layout.Root, s.layout.State, s.layout.Run, filepath.Dir(s.layout.Database)},
 		StartTimeout: 5 * time.Minute, StopTimeout: 10 * time.Minute,
 		ReloadSignal: syscall.SIGHUP, Watchdog: watchdogTime,
 	}
+	if s.cfg.Engine.Zdbfs != config.External {
+		daemon.Mountpoint = s.cfg.QSFSMountpoint
+	}
+	if s.cfg.Engine.Zstor == config.External {
+		daemon.Writable = append(daemon.Writable, filepath.Dir(s.layout.Zstor))
+	}
 	for name := range o.Secrets {
 		daemon.Credentials = append(daemon.Credentials, services.Credential{Name: name, Path: s.secretPath(name)})
 	}
-	return append(list, daemon), nil
+	return append(list, s.componentServices(o, program, daemon)...), nil
 }
 
 // watchdogTime is longer than any disk should stand still.
@@ -136,6 +152,13 @@ func (s *System) installFiles(o SetupOptions, files []string) (replaced bool, er
 		}
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return false, &PathError{Path: dir, Err: err}
+		}
+	}
+	if len(s.externalNames()) > 0 { // what confined services write has to be there before they start
+		for _, dir := range []string{s.layout.Logs, s.layout.HookSpool(), filepath.Dir(s.layout.Zstor)} {
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				return false, &PathError{Path: dir, Err: err}
+			}
 		}
 	}
 	if replaced, err = copyProgram(o.Program, files[0]); err != nil {
@@ -234,12 +257,13 @@ func (s *System) startServices(ctx context.Context, o SetupOptions, list []servi
 		return err
 	}
 	var old, idle []string
-	for _, st := range status {
+	for n, st := range status {
+		component := slices.Contains(ComponentServices(), st.Name)
 		runs := st.State == services.Active || st.State == services.Starting
-		if runs && slices.Contains(renewed, st.Name) {
+		if runs && (slices.Contains(renewed, st.Name) || component && st.Name != ServiceName && outdated(st, list[n].Exec[0])) {
 			old = append(old, st.Name)
 		}
-		if st.State != services.Active && st.Name != ServiceName {
+		if st.State != services.Active && !component {
 			idle = append(idle, st.Name)
 		}
 	}

@@ -54,9 +54,10 @@ type System struct {
 	opts   options
 	log    *slog.Logger
 
-	ready     chan struct{}
-	readyOnce sync.Once
-	running   atomic.Bool
+	ready       chan struct{}
+	zdbMayStart chan struct{}
+	readyOnce   sync.Once
+	running     atomic.Bool
 
 	// What follows is set by Run before Ready.
 	store      *store.Store
@@ -119,6 +120,7 @@ type options struct {
 	beforeStep  func(backend, step string) error // tests crash there
 	manager     services.ServiceManager
 	programs    Programs
+	stopZdbfs   func(context.Context) error
 	version     string
 	level       func(string)
 	probe       func(context.Context) // a test's part of Alive
@@ -227,7 +229,7 @@ func Open(_ context.Context, cfg *config.Config, opts ...Option) (*System, error
 	if o.dialer == nil {
 		o.dialer = zdb.NewDialer(zdb.Options{PoolSize: 2, Logger: o.logger})
 	}
-	s := &System{cfg: cfg, layout: *o.layout, opts: o, log: o.logger, ready: make(chan struct{}), changed: newSignal(), zdbBack: make(chan struct{}, 1), state: "starting"}
+	s := &System{cfg: cfg, layout: *o.layout, opts: o, log: o.logger, ready: make(chan struct{}), zdbMayStart: make(chan struct{}), changed: newSignal(), zdbBack: make(chan struct{}, 1), state: "starting"}
 	s.meters = newMeters(deploymentLabel(cfg))
 	s.recent = &snapshots{look: s.Status, failed: s.meters.statusFailed.Inc}
 	s.started = time.Now()

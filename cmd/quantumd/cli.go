@@ -54,6 +54,8 @@ type cli struct {
 	Hook      hookCmd      `cmd:"" passthrough:"" help:"What a zdb calls for each event."`
 	Version   versionCmd   `cmd:"" help:"Print the version."`
 
+	Binaries binariesCmd `cmd:"" help:"The programs of external components: wanted, installed, trusted."`
+
 	Completion completionCmd `cmd:"" help:"Print what completes commands and flags in a shell."`
 
 	Zdb   componentCmd `cmd:"" passthrough:"" help:"The embedded zdb, with the real one's arguments."`
@@ -61,5 +63,6 @@ type cli struct {
 	Zdbfs componentCmd `cmd:"" passthrough:"" help:"The embedded zdbfs, with the real one's arguments."`
 
 	DemoFrontend demoFrontendCmd `cmd:"" hidden:"" help:"Part of the demo without a mount."`
+	Drain        drainCmd        `cmd:"" hidden:"" help:"What runs before an external zdb is stopped."`
 	Supervise    superviseCmd    `cmd:"" hidden:"" help:"Supervise one service; what setup runs where there is no service manager."`
 }

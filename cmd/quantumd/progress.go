@@ -81,6 +81,13 @@ func (p *progress) line(e qsfs.Progress) {
 	p.app.notef("%s", text)
 }
 
+// pause takes the bar away, for what is asked in between.
+func (p *progress) pause() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.endBar()
+}
+
 // end removes the bar.
 func (p *progress) end() {
 	p.mu.Lock()

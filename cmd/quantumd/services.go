@@ -35,7 +35,7 @@ func (a *app) installedServices(ctx context.Context) (services.ServiceManager, [
 			names = append(names, local.ServicePrefix+b.ID)
 		}
 	}
-	status, err := m.Status(ctx, append(names, qsfs.ServiceName)...)
+	status, err := m.Status(ctx, append(names, qsfs.ComponentServices()...)...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -71,7 +71,7 @@ func chosen(status []services.Status, asked []string, all bool) ([]string, error
 	var names []string
 	for _, s := range status {
 		short := strings.TrimPrefix(s.Name, local.ServicePrefix)
-		if len(asked) == 0 && (all || s.Name == qsfs.ServiceName) || slices.Contains(asked, s.Name) || slices.Contains(asked, short) {
+		if len(asked) == 0 && (all || slices.Contains(qsfs.ComponentServices(), s.Name)) || slices.Contains(asked, s.Name) || slices.Contains(asked, short) {
 			names = append(names, s.Name)
 		}
 	}

@@ -66,16 +66,23 @@ func fileExists(path string) bool {
 	return err == nil
 }
 
-type setupCmd struct{}
+type setupCmd struct {
+	From string `placeholder:"DIR|URL" help:"Take the programs of external components from this folder or mirror."`
+}
 
 // Help says what it does.
 func (setupCmd) Help() string {
 	return `After ` + "`quantumd deploy`" + `, as root: puts the program in place, makes one service (and one for each
-local backend), starts them, and returns when the file system is mounted. A second call changes nothing.`
+local backend), starts them, and returns when the file system is mounted. A second call changes nothing.
+
+Where engine says external, zdb, zstor and zdbfs are fetched, verified and run as services too. Without internet
+a folder or mirror has them, as NAME or NAME-VERSION-ARCH, with SHA256SUMS if you like:
+  quantumd setup --from /media/usb
+  quantumd setup --from https://mirror.example/qsfs`
 }
 
-func (setupCmd) Run(ctx context.Context, a *app) error {
-	report, cfg, err := a.setup(ctx)
+func (c setupCmd) Run(ctx context.Context, a *app) error {
+	report, cfg, err := a.setup(ctx, c.From)
 	if err != nil {
 		return err
 	}
@@ -83,6 +90,7 @@ func (setupCmd) Run(ctx context.Context, a *app) error {
 		for _, c := range report.Changes {
 			a.printf("%-7s %s (%s)", c.Action, c.Name, c.Path)
 		}
+		a.printPrograms(report.Programs)
 		if a.globals.DryRun {
 			a.printf("nothing was changed")
 			return
@@ -91,25 +99,27 @@ func (setupCmd) Run(ctx context.Context, a *app) error {
 	})
 }
 
-type upgradeCmd struct{}
+type upgradeCmd struct {
+	From string `placeholder:"DIR|URL" help:"Take the programs of external components from this folder or mirror."`
+}
 
 // Help says what it does.
 func (upgradeCmd) Help() string {
 	return "Puts this program in the place of the installed one, and restarts what runs the older one."
 }
 
-func (upgradeCmd) Run(ctx context.Context, a *app) error {
+func (c upgradeCmd) Run(ctx context.Context, a *app) error {
 	if err := a.noServicesBelowDir(); err != nil {
 		return err
 	}
 	if !a.servicesInstalled(ctx) {
 		return errNotInstalled
 	}
-	return setupCmd{}.Run(ctx, a)
+	return setupCmd{From: c.From}.Run(ctx, a)
 }
 
 // setup installs the system and returns when it is mounted.
-func (a *app) setup(ctx context.Context) (*qsfs.SetupReport, *config.Config, error) {
+func (a *app) setup(ctx context.Context, from string) (*qsfs.SetupReport, *config.Config, error) {
 	if a.globals.Dir != "" {
 		return nil, nil, &usageError{errors.New("setup installs on system paths; a system below --dir runs with `quantumd up`")}
 	}
@@ -128,12 +138,21 @@ func (a *app) setup(ctx context.Context) (*qsfs.SetupReport, *config.Config, err
 	if err != nil {
 		return nil, nil, err
 	}
-	sys, err := qsfs.Open(ctx, cfg, qsfs.WithLayout(a.layout(cfg)), qsfs.WithProvisioner(p), qsfs.WithLogger(a.logger()))
+	opts := []qsfs.Option{qsfs.WithLayout(a.layout(cfg)), qsfs.WithProvisioner(p), qsfs.WithLogger(a.logger())}
+	if os.Geteuid() == 0 {
+		opts = append(opts, qsfs.WithAllowOther()) // as the daemon: of an external zdbfs
+	}
+	sys, err := qsfs.Open(ctx, cfg, opts...)
 	if err != nil {
 		return nil, nil, err
 	}
 	o, err := a.setupOptions(cfg, m)
 	if err != nil {
+		return nil, nil, err
+	}
+	bars := a.progress()
+	defer bars.end()
+	if o.Binaries, err = a.installer(cfg, from, bars); err != nil {
 		return nil, nil, err
 	}
 	if lp, ok := p.(*local.Provisioner); ok {

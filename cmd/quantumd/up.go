@@ -156,6 +156,8 @@ func (r *runner) run(ctx context.Context) error {
 			return err
 		}
 		opts = append(opts, external...)
+	} else {
+		opts = append(opts, qsfs.WithStopZdbfs(a.stopZdbfs))
 	}
 	if r.noMount {
 		opts = append(opts, qsfs.WithoutMount())
@@ -174,16 +176,26 @@ func (r *runner) run(ctx context.Context) error {
 	case err := <-ended:
 		return errors.Join(err, closeWeb())
 	case <-sys.Ready():
+	case <-sys.ZdbMayStart(): // a service manager starts it once it was told
 	}
-	r.greet(sys)
 	told := make(chan struct{})
 	go func() {
 		defer close(told)
 		newNotifier(a, sys, r.reload, stop).run(ctx)
 	}()
+	greeted := make(chan struct{})
+	go func() {
+		defer close(greeted)
+		select {
+		case <-sys.Ready():
+			r.greet(sys)
+		case <-ctx.Done():
+		}
+	}()
 	err = <-ended
 	stop()
 	<-told
+	<-greeted
 	return errors.Join(err, closeWeb())
 }
 
@@ -216,6 +228,7 @@ func (r *runner) greet(sys *qsfs.System) {
 type waitCmd struct {
 	What    string        `arg:"" optional:"" enum:"ready,mount,zdb" default:"ready" help:"What to wait for: ready, mount or zdb."`
 	Timeout time.Duration `default:"5m" help:"How long to wait."`
+	At      string        `hidden:"" help:"Socket or mountpoint of an external component."`
 }
 
 // Run returns when the system serves.
@@ -223,6 +236,9 @@ func (c *waitCmd) Run(ctx context.Context, a *app) error {
 	cl := a.client()
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
+	if outside, err := a.waitAt(ctx, c.What, c.At); outside || err != nil {
+		return err
+	}
 	if err := cl.WaitReady(ctx); err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
 			return fmt.Errorf("%s: not within %s; `quantumd status` tells why", c.What, c.Timeout)

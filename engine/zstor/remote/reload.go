@@ -84,6 +84,10 @@ func WriteConfig(file string, cfg zstor.Config, daemon zstor.DaemonConfig) error
 	return durable.WriteFile(file, text, 0o600)
 }
 
+// Tell has the daemon read its config file again. An error is a [*DaemonError]
+// or [ErrNotTheDaemon]: there is none that could be told.
+func (r *Remote) Tell(ctx context.Context) error { return r.signal(ctx) }
+
 // signal tells the daemon, once it is certain that it is the daemon.
 func (r *Remote) signal(ctx context.Context) error {
 	pid, err := r.DaemonPID(ctx)
