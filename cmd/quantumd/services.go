@@ -297,5 +297,8 @@ func (uninstallCmd) Run(ctx context.Context, a *app) error {
 			return &qsfs.PathError{Path: p, Err: err}
 		}
 	}
+	if _, err := a.removeBinaries(ctx); err != nil {
+		return err
+	}
 	return a.done("removed; data and configuration stay")
 }

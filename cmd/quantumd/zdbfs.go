@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -39,6 +40,10 @@ func (at *zdbfsAt) address() string {
 // runZdbfs is the embedded zdbfs: a mount over the namespaces of a zdb that
 // runs elsewhere, the real one included.
 func runZdbfs(ctx context.Context, a *app, args []string) int {
+	if slices.Contains(args, "--version") || slices.Contains(args, "-V") {
+		fmt.Fprintf(a.stdout, "zdbfs v0.1.11 (quantumd %s)\n", version())
+		return exitDone
+	}
 	o, err := parseZdbfs(args)
 	if err != nil {
 		return a.fail(&usageError{err})

@@ -53,14 +53,14 @@ func Probe(ctx context.Context, name, path string) (string, error) {
 	if p := find(name); p != nil {
 		args = p.args
 	}
-	out, err := runBriefly(ctx, path, args)
+	out, err := runBriefly(ctx, name, path, args)
 	if err != nil {
 		return "", &ProbeError{Name: name, Path: path, Output: lastLine(out), Err: err}
 	}
 	return ParseVersion(name, out), nil
 }
 
-func runBriefly(ctx context.Context, path string, args []string) (string, error) {
+func runBriefly(ctx context.Context, name, path string, args []string) (string, error) {
 	dir, err := os.MkdirTemp("", "quantumd-probe-")
 	if err != nil {
 		return "", err
@@ -71,6 +71,7 @@ func runBriefly(ctx context.Context, path string, args []string) (string, error)
 	for try := 0; ; try++ {
 		var out bounded
 		cmd := exec.CommandContext(limited, path, args...)
+		cmd.Args[0] = name // it is not in place yet, and its name may mean something
 		cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
 		cmd.Stdout, cmd.Stderr = &out, &out
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

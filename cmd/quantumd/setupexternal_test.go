@@ -1,0 +1,270 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/threefoldtech/quantumd/services"
+)
+
+// TestSetupExternal installs a system whose components are programs of their
+// own, on system paths below another root: fetched from a mirror on loopback,
+// run as services, stopped in order after what was written is on the backends,
+// killed one by one. Own has this program under the names of the real ones.
+func TestSetupExternal(t *testing.T) {
+	t.Parallel()
+	real := func(names ...string) func(t *testing.T, s *installedStory) {
+		return func(t *testing.T, s *installedStory) {
+			for _, n := range names {
+				if os.Getenv(n) == "" {
+					t.Skip(n + " names no real program")
+				}
+				s.offer(strings.ToLower(strings.TrimSuffix(n, "_BIN")), os.Getenv(n))
+			}
+		}
+	}
+	own := func(names ...string) func(t *testing.T, s *installedStory) {
+		return func(t *testing.T, s *installedStory) {
+			for _, n := range names {
+				s.offer(n, program(t))
+			}
+			s.pinURLs = true // it has no version of the table
+		}
+	}
+	for _, v := range []struct {
+		name, engine string
+		programs     func(t *testing.T, s *installedStory)
+		kill         bool
+	}{
+		{"Own", "{zdb: external, zstor: external, zdbfs: external}", own("zdb", "zstor", "zdbfs"), true},
+		{"OwnZdb", "{zdb: external}", own("zdb"), false},
+		{"OwnZstor", "{zstor: external}", own("zstor"), false},
+		{"Real", "{zdb: external, zstor: external, zdbfs: external}", real("ZDB_BIN", "ZSTOR_BIN", "ZDBFS_BIN"), true},
+		{"RealZdbZstor", "{zdb: external, zstor: external}", real("ZDB_BIN", "ZSTOR_BIN"), true},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
+			needsRootAndFUSE(t)
+			dir := folder(t)
+			s := &installedStory{externalStory: externalStory{user: newUser(t, dir), dir: dir, rng: rand.New(rand.NewPCG(2, uint64(len(v.name)))), files: map[string][]byte{},
+				externalFS: strings.Contains(v.engine, "zdbfs: external")}, engine: v.engine, kill: v.kill, mirror: filepath.Join(dir, "mirror"), root: filepath.Join(dir, "root")}
+			s.mnt = filepath.Join(s.root, "mnt/qsfs")
+			require.NoError(t, os.Mkdir(s.mirror, 0o755))
+			v.programs(t, s)
+			s.story(t)
+		})
+	}
+}
+
+type installedStory struct {
+	externalStory
+	engine            string
+	mirror, root, mnt string
+	names             []string // of external components
+	pinURLs           bool
+	kill              bool
+}
+
+// offer puts a program into the mirror. Not written by this process: see newUser.
+func (s *installedStory) offer(name, from string) {
+	out, err := exec.Command("cp", from, filepath.Join(s.mirror, name)).CombinedOutput()
+	require.NoError(s.t, err, "%s", out)
+	s.names = append(s.names, name)
+}
+
+func (s *installedStory) path(p string) string { return filepath.Join(s.root, p) }
+
+func (s *installedStory) story(t *testing.T) {
+	phase := func(text string) { t.Logf("%s: %s", time.Now().Format("05.000"), text) }
+	mirror := httptest.NewServer(http.FileServer(http.Dir(s.mirror)))
+	defer mirror.Close()
+	t.Cleanup(func() {
+		if t.Failed() {
+			for _, n := range []string{"qsfs-zdb", "qsfs-zstor", "qsfs-zdbfs", "quantumd"} {
+				if log, err := os.ReadFile(s.path("var/lib/quantumd/services/" + n + "/log")); err == nil {
+					t.Logf("%s said:\n%s", n, tailOf(log))
+				}
+			}
+		}
+	})
+	s.args = []string{"--root", s.root}
+	s.env = append(s.env, "QUANTUMD_MIN_SHARDS=2", "QUANTUMD_EXPECTED_SHARDS=3", "QUANTUMD_ZDB_DATA_SIZE=1M", "QUANTUMD_ZDB_ROTATE_TIME=10m")
+	s.run(0, "deploy", "--local")
+	conf := s.path("etc/quantumd.yaml")
+	more := "\nengine: " + s.engine + "\n"
+	from := []string{"--from", mirror.URL}
+	if s.pinURLs {
+		more += "binaries:\n"
+		for _, n := range s.names {
+			more += fmt.Sprintf("  %s: {url: %s/%s}\n", n, mirror.URL, n)
+		}
+		from = nil
+	}
+	write(t, conf, read(t, conf)+more)
+
+	phase("setup")
+	setup := append([]string{"setup"}, from...)
+	out := s.run(0, append(setup, "--dry-run")...)
+	require.Contains(t, out, "fetch ")
+	require.NoFileExists(t, s.path("usr/local/bin/zdb"))
+	out = s.run(2, setup...) // nobody can be asked
+	for _, n := range s.names {
+		require.Contains(t, out, s.sum(n))
+		require.NoFileExists(t, s.path("usr/local/bin/"+n))
+	}
+	require.NoFileExists(t, s.path("usr/local/bin/quantumd"))
+	out = s.run(0, append(setup, "--yes")...)
+	require.Contains(t, out, "mounted on "+s.mnt)
+	for _, n := range s.names {
+		require.Contains(t, out, "fetched "+n)
+	}
+	st, err := os.Stat(s.path("etc/zstor.toml"))
+	if strings.Contains(s.engine, "zstor: external") {
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o600), st.Mode())
+	}
+	s.allActive()
+	before := s.services()
+	phase("again")
+	out = s.run(0, "setup") // the mirror is not needed any more
+	require.NotContains(t, out, "update")
+	require.NotContains(t, out, "fetched")
+	for name, one := range s.services() {
+		require.Equal(t, before[name].PID, one.PID, "%s was not to be restarted", name)
+	}
+
+	phase("write")
+	s.write(s.mnt, "small", 100)
+	s.write(s.mnt, "dir/large", 3<<20)
+	s.settle(s.mnt)
+	require.Contains(t, s.run(0, "sync"), "safe: checkpoint")
+	s.run(0, "wait", "zdb")
+	s.run(0, "wait", "mount")
+	s.write(s.mnt, "late", 300_000)
+	s.settle(s.mnt)
+	s.stopInOrder()
+	phase("start")
+	s.run(0, "start")
+	s.allActive()
+	s.check(s.mnt)
+	if s.kill {
+		for _, name := range []string{"qsfs-zstor", "quantumd", "qsfs-zdb", "qsfs-zdbfs"} {
+			if _, ok := s.services()[name]; ok {
+				phase("kill -9 " + name)
+				s.killAndWait(name)
+			}
+		}
+	}
+	s.write(s.mnt, "last", 200_000)
+	s.settle(s.mnt)
+	s.stopInOrder()
+
+	phase("everything is on the backends")
+	for name := range s.services() {
+		if strings.HasPrefix(name, "qsfs-data") || strings.HasPrefix(name, "qsfs-meta") {
+			s.run(0, "start", name)
+		}
+	}
+	f2, m2 := filepath.Join(s.dir, "f2"), filepath.Join(s.dir, "m2")
+	s.args = nil
+	s.env = append(s.env, "QUANTUMD_ENGINE=embedded")
+	s.run(0, "restore", "-c", conf, "--dir", f2)
+	stop := s.begin("up", "-c", conf, "--dir", f2, "--mount", m2)
+	s.run(0, "wait", "mount", "--dir", f2, "--timeout", "60s")
+	s.check(m2)
+	require.Zero(t, stop(os.Interrupt))
+	phase("uninstall")
+	s.args = []string{"--root", s.root}
+	s.run(0, "uninstall", "--yes")
+	found, err := filepath.Glob(s.path("usr/local/bin/*"))
+	require.NoError(t, err)
+	require.Empty(t, found)
+	s.run(0, "destroy", "--local", "--yes")
+	require.Empty(t, processes(s.dir))
+}
+
+func (s *installedStory) sum(name string) string {
+	b, err := os.ReadFile(filepath.Join(s.mirror, name))
+	require.NoError(s.t, err)
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// components are the services of this system in the order of their start.
+func (s *installedStory) components() []string {
+	var out []string
+	for _, n := range []string{"qsfs-zstor", "quantumd", "qsfs-zdb", "qsfs-zdbfs"} {
+		if n == "quantumd" || strings.Contains(s.engine, strings.TrimPrefix(n, "qsfs-")+": external") {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+func (s *installedStory) allActive() {
+	s.t.Helper()
+	require.Eventually(s.t, func() bool {
+		list := s.services()
+		for _, n := range s.components() {
+			if list[n].State != services.Active {
+				return false
+			}
+		}
+		return mountpoint(s.mnt)
+	}, 60*time.Second, 100*time.Millisecond)
+}
+
+// stopInOrder stops the system: the last started first.
+func (s *installedStory) stopInOrder() {
+	s.t.Helper()
+	s.run(0, "stop", "--all")
+	list := s.services()
+	order := s.components()
+	for i, n := range order {
+		require.Equal(s.t, services.Inactive, list[n].State, n)
+		require.Contains(s.t, []int{0, 143}, list[n].ExitCode, n)
+		if i > 0 {
+			require.False(s.t, list[n].Since.After(list[order[i-1]].Since), "%s ended at %v, %s at %v", n, list[n].Since, order[i-1], list[order[i-1]].Since)
+		}
+	}
+	require.False(s.t, mountpoint(s.mnt))
+	log := read(s.t, s.path("var/lib/quantumd/services/quantumd/log"))
+	require.NotContains(s.t, log, "not everything is on the backends")
+}
+
+// killAndWait kills a service, and every byte is there again soon.
+func (s *installedStory) killAndWait(name string) {
+	s.t.Helper()
+	s.settle(s.mnt)
+	old := s.services()[name].PID
+	require.NoError(s.t, syscall.Kill(old, syscall.SIGKILL))
+	require.Eventually(s.t, func() bool { return s.services()[name].PID != old }, 30*time.Second, 50*time.Millisecond)
+	s.allActive()
+	require.Eventually(s.t, func() bool { // a zdbfs finds its zdb again
+		for file, want := range s.files {
+			got, err := readCold(filepath.Join(s.mnt, file))
+			if err != nil || !bytes.Equal(got, want) {
+				return false
+			}
+		}
+		return true
+	}, 30*time.Second, 100*time.Millisecond, "after the end of %s", name)
+	s.write(s.mnt, "after-"+name, 150_000)
+	s.check(s.mnt)
+}
