@@ -144,7 +144,7 @@ func (u *unit) execution(s services.Service) {
 	if s.Mountpoint != "" {
 		// A mount whose process was killed answers nothing but errors, and fails
 		// every start: it is taken away first, and again at the end.
-		u.command("ExecStartPre", "-", []string{umount, "-l", s.Mountpoint})
+		u.command("ExecStartPre", "-", []string{umount, "-lq", s.Mountpoint})
 	}
 	u.command("ExecStart", "", s.Exec)
 	u.command("ExecStartPost", "", s.WaitExec)
@@ -153,7 +153,7 @@ func (u *unit) execution(s services.Service) {
 		u.set("ExecReload", fmt.Sprintf("/bin/kill -%d $MAINPID", int(s.ReloadSignal)))
 	}
 	if s.Mountpoint != "" {
-		u.command("ExecStopPost", "-", []string{umount, "-l", s.Mountpoint})
+		u.command("ExecStopPost", "-", []string{umount, "-lq", s.Mountpoint})
 	}
 }
 

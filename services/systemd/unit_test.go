@@ -79,8 +79,8 @@ func TestMountStaysVisible(t *testing.T) {
 		require.NotContains(t, "\n"+text, "\n"+key+"=", key)
 	}
 	require.Contains(t, text, "DeviceAllow=/dev/fuse rw\n")
-	require.Contains(t, text, "ExecStartPre=-/bin/umount -l /mnt\n")
-	require.Contains(t, text, "ExecStopPost=-/bin/umount -l /mnt\n")
+	require.Contains(t, text, "ExecStartPre=-/bin/umount -lq /mnt\n")
+	require.Contains(t, text, "ExecStopPost=-/bin/umount -lq /mnt\n")
 }
 
 func TestQuote(t *testing.T) {

@@ -36,7 +36,7 @@ const DefaultImage = "qsfs-systemd:test"
 // Options says what machine it is. The zero value is a Debian with systemd.
 type Options struct {
 	Image string   // empty: that of systemd
-	Init  []string // process 1; empty: /sbin/init
+	Init  []string // process 1; empty: systemd
 	Stop  string   // the signal that shuts down; empty: SIGRTMIN+3, systemd's
 	Up    []string // run until it ends with 0 after each boot; empty: systemctl is-system-running --wait
 	Env   []string
@@ -71,7 +71,9 @@ func Start(t testing.TB, o Options) *Machine {
 		}
 	}
 	if len(o.Init) == 0 {
-		o.Init = []string{"/sbin/init"}
+		// As on a machine, what is mounted is seen everywhere: in a container systemd
+		// leaves that to whoever starts it, and credentials depend on it.
+		o.Init = []string{"/bin/sh", "-c", "mount --make-rshared / && exec /sbin/init"}
 	}
 	if o.Stop == "" {
 		o.Stop = "SIGRTMIN+3"
