@@ -20,13 +20,66 @@ func (configExampleCmd) Run(a *app) error {
 	return err
 }
 
-type configCheckCmd struct{}
+type configCheckCmd struct {
+	File string `arg:"" optional:"" help:"The file; else the configuration that every command reads."`
+}
 
-func (configCheckCmd) Run(a *app) error {
-	if _, err := a.loadConfig(false); err != nil {
+// Help says what it does.
+func (*configCheckCmd) Help() string {
+	return "Example: quantumd config check new.yaml --json\nAll errors of a file are told at once. It reads the file only; `quantumd doctor` asks the machine and the backends too."
+}
+
+// configError is one error of a configuration, for programs.
+type configError struct {
+	File    string `json:"file"`
+	Line    int    `json:"line"` // from 1; 0: the value did not come from a file
+	Column  int    `json:"column"`
+	Key     string `json:"key"`
+	Message string `json:"message"`
+	Remedy  string `json:"remedy"`
+}
+
+func configErrors(list []*config.Error) []configError {
+	out := make([]configError, len(list))
+	for i, e := range list {
+		out[i] = configError{e.File, e.Line, e.Col, e.Key, e.Msg, e.Remedy}
+	}
+	return out
+}
+
+// Run says what is wrong with a configuration.
+func (c *configCheckCmd) Run(a *app) error {
+	if c.File != "" {
+		a.globals.Config = c.File
+	}
+	cfg, err := a.loadConfig(false)
+	if !a.globals.JSON {
+		if err != nil {
+			return err
+		}
+		return a.done("%s is good", a.configPath())
+	}
+	list := config.Errors(err)
+	if err != nil && len(list) == 0 {
 		return err
 	}
-	return a.done("%s is good", a.configPath())
+	report := struct {
+		Schema   int           `json:"schema"`
+		File     string        `json:"file"`
+		Good     bool          `json:"good"`
+		Errors   []configError `json:"errors"`
+		Warnings []configError `json:"warnings"`
+	}{client.SchemaVersion, a.configPath(), err == nil, configErrors(list), []configError{}}
+	if cfg != nil {
+		report.Warnings = configErrors(cfg.Warnings())
+	}
+	if failed := a.print(report, nil); failed != nil {
+		return failed
+	}
+	if err != nil {
+		return &codeError{code: exitUsage} // told already
+	}
+	return nil
 }
 
 type configShowCmd struct{}

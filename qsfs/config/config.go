@@ -74,6 +74,9 @@ type Config struct {
 	file      string
 	positions map[string]position
 	sources   map[string]Source
+	variables map[string]string // where a value of the environment came from
+	failed    map[string]bool   // top-level keys whose value could not be read
+	start     position          // of the file's first key
 	warnings  []*Error
 }
 

@@ -1,13 +1,15 @@
 package config
 
 import (
+	"bytes"
 	"encoding"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
-	"regexp"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -21,39 +23,96 @@ type decoder struct {
 	positions map[string]position
 	tolerate  bool
 	errs      []error
+	full      bool            // of errors
+	failed    map[string]bool // top-level keys that have no value for an error
+	start     position        // of the first key
 	warnings  []*Error
 }
 
+// document reads the one document of a file.
 func (d *decoder) document(data []byte, c *Config) {
-	var doc yaml.Node
-	if err := yaml.Unmarshal(data, &doc); err != nil {
-		line := 0
-		if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
-			line, _ = strconv.Atoi(m[1]) // digits by the pattern
+	var doc, second yaml.Node
+	docs := yaml.NewDecoder(bytes.NewReader(data))
+	err := docs.Decode(&doc)
+	if err == nil {
+		if err = docs.Decode(&second); err == nil {
+			d.failAt(position{second.Line, second.Column}, "", "a second document begins here", "keep one document: remove the line ---, and what is not wanted")
+			return
 		}
-		d.errs = append(d.errs, &Error{File: d.file, Line: line, Col: 1, Msg: "not valid YAML: " + yamlReason(err), Remedy: "correct the line; `quantumd config example` shows a valid file"})
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		f := findFault(data, err)
+		d.failAt(f.position, "", f.msg, f.remedy)
 		return
 	}
 	if len(doc.Content) == 0 {
 		return
 	}
+	if root := doc.Content[0]; root.Kind == yaml.MappingNode {
+		d.start = position{root.Line, root.Column}
+	}
 	d.value(doc.Content[0], reflect.ValueOf(c).Elem(), "")
 }
 
-var yamlLine = regexp.MustCompile(`line (\d+):`)
-
-func yamlReason(err error) string {
-	return yamlLine.ReplaceAllString(strings.TrimPrefix(err.Error(), "yaml: "), "")
+func (d *decoder) fail(n *yaml.Node, key, msg, remedy string) {
+	d.failAt(position{n.Line, n.Column}, key, msg, remedy)
 }
 
-func (d *decoder) fail(n *yaml.Node, key, msg, remedy string) {
-	d.errs = append(d.errs, &Error{File: d.file, Line: n.Line, Col: n.Column, Key: key, Msg: msg, Remedy: remedy})
+// maxErrors bounds what is told of one file.
+const maxErrors = 100
+
+func (d *decoder) failAt(at position, key, msg, remedy string) {
+	switch {
+	case len(d.errs) < maxErrors:
+		d.errs = append(d.errs, &Error{File: d.file, Line: at.line, Col: at.col, Key: key, Msg: msg, Remedy: remedy})
+	case !d.full:
+		d.full = true
+		d.errs = append(d.errs, &Error{File: d.file, Line: at.line, Col: at.col, Msg: "more errors from here on are not told", Remedy: "correct those before it first"})
+	}
+	if d.failed != nil {
+		d.failed[topKey(key)] = true
+	}
+}
+
+func topKey(key string) string {
+	if i := strings.IndexAny(key, ".["); i > 0 {
+		return key[:i]
+	}
+	return key
+}
+
+// shown is a part of the file as messages quote it: short, and in one line.
+func shown(text string) string {
+	const most = 60
+	if utf8.RuneCountInString(text) > most {
+		text = string([]rune(text)[:most]) + "…"
+	}
+	return strconv.Quote(text)
+}
+
+// keyName is a key as messages show it.
+func keyName(text string) string {
+	if quoted := shown(text); quoted[1:len(quoted)-1] != text {
+		return quoted
+	}
+	return text
 }
 
 // value decodes one node into v.
 func (d *decoder) value(n *yaml.Node, v reflect.Value, key string) {
+	if d.full {
+		return
+	}
 	if n.Kind == yaml.AliasNode {
-		d.fail(n, key, "YAML aliases are not supported", "write the value out")
+		d.fail(n, key, "YAML aliases are not supported", "write the value out, or put it in quotes if it begins with *")
+		return
+	}
+	if n.Anchor != "" {
+		d.fail(n, key, "YAML anchors are not supported", "remove the word that begins with &, or put the value in quotes")
+		return
+	}
+	if n.Style&yaml.TaggedStyle != 0 {
+		d.fail(n, key, "YAML tags are not supported", "remove the word that begins with !, or put the value in quotes")
 		return
 	}
 	if n.Tag == "!!null" {
@@ -86,8 +145,11 @@ func (d *decoder) text(n *yaml.Node, u encoding.TextUnmarshaler, key string) {
 		return
 	}
 	if err := u.UnmarshalText([]byte(n.Value)); err != nil {
-		msg, remedy, _ := strings.Cut(err.Error(), ": ")
-		d.fail(n, key, msg, remedy)
+		var bad *valueError
+		if !errors.As(err, &bad) {
+			bad = &valueError{err.Error(), "correct the value"}
+		}
+		d.fail(n, key, bad.msg, bad.remedy)
 	}
 }
 
@@ -99,11 +161,19 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, key string) {
 	seen := map[string]bool{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		name, val := n.Content[i], n.Content[i+1]
-		full := join(key, name.Value)
+		if d.full {
+			return
+		}
+		if name.Kind != yaml.ScalarNode || name.Style&yaml.TaggedStyle != 0 || name.Anchor != "" {
+			d.fail(name, key, "a key is a plain word", "write `key: value`")
+			continue
+		}
+		full := join(key, keyName(name.Value))
 		field, ok := structField(v, name.Value)
 		switch {
 		case seen[name.Value]:
-			d.fail(name, full, "given twice", "remove one of the two lines")
+			first := d.positions[full]
+			d.fail(name, full, fmt.Sprintf("given twice; first in line %d", first.line), "remove one of the two lines")
 			continue
 		case !ok:
 			d.unknown(name, full, v)
@@ -116,14 +186,18 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, key string) {
 }
 
 func (d *decoder) unknown(name *yaml.Node, full string, v reflect.Value) {
-	e := &Error{File: d.file, Line: name.Line, Col: name.Column, Key: full,
-		Msg:    "unknown key" + suggest(name.Value, structKeys(v.Type())),
-		Remedy: "correct or remove the line; `quantumd config example` lists every key"}
-	if d.tolerate {
-		d.warnings = append(d.warnings, e)
-		return
+	msg, remedy := "unknown key"+suggest(name.Value, structKeys(v.Type())), "correct or remove the line; `quantumd config example` lists every key"
+	switch _, top := structField(reflect.ValueOf(Config{}), name.Value); {
+	case name.Value == "<<":
+		msg, remedy = "YAML merges are not supported", "write the keys out"
+	case top && full != name.Value:
+		msg, remedy = "not a key of "+parent(full)+", but of the file", "begin the line in the first column"
 	}
-	d.errs = append(d.errs, e)
+	if !d.tolerate {
+		d.fail(name, full, msg, remedy)
+	} else if len(d.warnings) < maxErrors {
+		d.warnings = append(d.warnings, &Error{File: d.file, Line: name.Line, Col: name.Column, Key: full, Msg: msg, Remedy: remedy})
+	}
 }
 
 func (d *decoder) sequence(n *yaml.Node, v reflect.Value, key string) {
@@ -147,9 +221,20 @@ func (d *decoder) table(n *yaml.Node, v reflect.Value, key string) {
 	}
 	out := reflect.MakeMap(v.Type())
 	for i := 0; i+1 < len(n.Content); i += 2 {
+		name, val := n.Content[i], n.Content[i+1]
+		full := join(key, keyName(name.Value))
+		if _, twice := d.positions[full]; twice {
+			d.fail(name, full, "given twice", "remove one of the two")
+			continue
+		}
+		if name.Kind != yaml.ScalarNode {
+			d.fail(name, key, "a key is a plain word", "write `name: {…}`")
+			continue
+		}
+		d.positions[full] = position{val.Line, val.Column}
 		item := reflect.New(v.Type().Elem()).Elem()
-		d.value(n.Content[i+1], item, join(key, n.Content[i].Value))
-		out.SetMapIndex(reflect.ValueOf(n.Content[i].Value), item)
+		d.value(val, item, full)
+		out.SetMapIndex(reflect.ValueOf(name.Value), item)
 	}
 	v.Set(out)
 }
@@ -170,21 +255,21 @@ func (d *decoder) scalar(n *yaml.Node, v reflect.Value, key string) {
 			v.SetBool(b)
 			return
 		}
-		d.fail(n, key, fmt.Sprintf("%q is not true or false", n.Value), "write true or false")
+		d.fail(n, key, shown(n.Value)+" is not true or false", "write true or false")
 	case reflect.Int:
 		var i int64
 		if i, err = strconv.ParseInt(n.Value, 10, 32); err == nil {
 			v.SetInt(i)
 			return
 		}
-		d.fail(n, key, fmt.Sprintf("%q is not a whole number", n.Value), "write a whole number")
+		d.fail(n, key, shown(n.Value)+" is not a whole number", "write a whole number")
 	case reflect.Uint32, reflect.Uint64:
 		var u uint64
 		if u, err = strconv.ParseUint(n.Value, 10, v.Type().Bits()); err == nil {
 			v.SetUint(u)
 			return
 		}
-		d.fail(n, key, fmt.Sprintf("%q is not an id", n.Value), "write a whole number of zero or more")
+		d.fail(n, key, shown(n.Value)+" is not an id", "write a whole number of one or more")
 	default:
 		d.errs = append(d.errs, errors.New("config: no decoder for "+v.Type().String()))
 	}

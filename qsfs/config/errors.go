@@ -1,8 +1,11 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 )
 
@@ -17,6 +20,8 @@ type Error struct {
 	Msg    string
 	Remedy string
 	Err    error // the cause, where there is one
+
+	absent bool // the file has nothing at all of what it is about
 }
 
 func (e *Error) Error() string {
@@ -40,6 +45,25 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Hint names the remedy.
 func (e *Error) Hint() string { return e.Remedy }
+
+// inOrder joins errors in the order of their places, those about what is not
+// there behind them.
+func inOrder(errs []error) error {
+	line := func(err error) position {
+		if all := Errors(err); len(all) > 0 {
+			if all[0].absent {
+				return position{math.MaxInt, 0}
+			}
+			return position{all[0].Line, all[0].Col}
+		}
+		return position{}
+	}
+	slices.SortStableFunc(errs, func(a, b error) int {
+		x, y := line(a), line(b)
+		return cmp.Or(cmp.Compare(x.line, y.line), cmp.Compare(x.col, y.col))
+	})
+	return errors.Join(errs...)
+}
 
 // ErrNoConfig says that there is no configuration at the path that was tried.
 var ErrNoConfig = errors.New("no configuration")

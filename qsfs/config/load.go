@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -98,18 +100,35 @@ func Parse(name string, data []byte, opts ...Option) (*Config, error) {
 	c.file = name
 	c.positions = map[string]position{}
 	c.sources = map[string]Source{}
-	d := &decoder{file: name, positions: c.positions, tolerate: l.tolerate}
+	c.variables = map[string]string{}
+	d := &decoder{file: name, positions: c.positions, tolerate: l.tolerate, failed: map[string]bool{}}
 	d.document(data, c)
+	c.start = d.start
 	for key := range c.positions {
 		c.sources[key] = FromFile
 	}
 	c.warnings = d.warnings
 	l.environment(c, d)
 	l.override(c, d)
+	c.failed = d.failed
+	err := errors.Join(c.readCredentials(l.environ["CREDENTIALS_DIRECTORY"]), c.readSecretFiles())
 	if len(d.errs) > 0 {
-		return nil, errors.Join(d.errs...)
+		all := append(d.errs, flat(err)...)
+		if c.start != (position{}) && !d.full {
+			all = append(all, flat(c.Validate())...) // the rest of the file: one run tells all
+		}
+		return nil, inOrder(all)
 	}
-	return c, errors.Join(c.readCredentials(l.environ["CREDENTIALS_DIRECTORY"]), c.readSecretFiles())
+	return c, err
+}
+
+// flat lists the errors that are joined in one.
+func flat(err error) []error {
+	var out []error
+	for _, e := range Errors(err) {
+		out = append(out, e)
+	}
+	return out
 }
 
 // plainNames are the variables of the reference beside QUANTUMD_<KEY>.
@@ -128,21 +147,30 @@ func (l *loader) environment(c *Config, d *decoder) {
 		if !ok || key == "config" {
 			continue
 		}
-		if err := c.set(key, value); err != nil {
-			d.errs = append(d.errs, &Error{File: "environment variable " + name, Key: key, Msg: err.Error(), Remedy: "correct or unset " + name})
+		if e := c.set(key, value); e != nil {
+			e.File, e.Remedy = variable(name), "correct or unset "+name+": "+e.Remedy
+			d.errs = append(d.errs, e)
+			d.failed[key] = true
 			continue
 		}
 		c.sources[key] = FromEnvironment
+		c.variables[key] = name
+		delete(d.failed, key)
 	}
 }
 
+func variable(name string) string { return "environment variable " + name }
+
 func (l *loader) override(c *Config, d *decoder) {
-	for key, value := range l.overrides {
-		if err := c.set(key, value); err != nil {
-			d.errs = append(d.errs, &Error{File: "flag", Key: key, Msg: err.Error(), Remedy: "correct the value given for " + key})
+	for _, key := range slices.Sorted(maps.Keys(l.overrides)) {
+		if e := c.set(key, l.overrides[key]); e != nil {
+			e.File, e.Remedy = "flag", "correct the value given for "+keyName(key)+": "+e.Remedy
+			d.errs = append(d.errs, e)
+			d.failed[key] = true
 			continue
 		}
 		c.sources[key] = FromFlag
+		delete(d.failed, key)
 	}
 }
 
@@ -164,14 +192,14 @@ func (c *Config) readCredentials(dir string) error {
 		if *into != "" {
 			continue
 		}
-		text, err := os.ReadFile(filepath.Join(dir, name))
+		text, err := readSecret(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return c.errorAt(name, "the service's credential: "+reason(err), "run `quantumd setup` again", err)
 		}
-		*into = Secret(strings.TrimSpace(string(text)))
+		*into = Secret(text)
 		c.sources[name] = FromEnvironment
 	}
 	return nil
@@ -188,17 +216,48 @@ func (c *Config) readSecretFiles() error {
 		{"password_file", c.PasswordFile, &c.Password},
 		{"encryption_key_file", c.EncryptionKeyFile, &c.EncryptionKey},
 	} {
-		if s.file == "" || *s.into != "" {
+		if s.file == "" {
 			continue
 		}
-		text, err := os.ReadFile(s.file)
+		plain := strings.TrimSuffix(s.key, "_file")
+		if *s.into != "" {
+			if c.Source(plain) == FromFile && c.Source(s.key) == FromFile {
+				errs = append(errs, c.errorAt(s.key, plain+" is given too", "keep one of the two", nil))
+			}
+			continue
+		}
+		text, err := readSecret(s.file)
 		if err != nil {
-			errs = append(errs, c.errorAt(s.key, reason(err), "name a file that this user can read", err))
+			errs = append(errs, c.errorAt(s.key, shown(s.file)+": "+reason(err), "name a file that holds only the secret, and that this user can read", err))
+			c.failed[s.key], c.failed[plain] = true, true
 			continue
 		}
-		*s.into = Secret(strings.TrimSpace(string(text)))
+		*s.into = Secret(text)
 	}
 	return errors.Join(errs...)
+}
+
+// maxSecretFile is larger than any mnemonic.
+const maxSecretFile = 4096
+
+func readSecret(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	text, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
+	if err != nil {
+		return "", err
+	}
+	if len(text) > maxSecretFile {
+		return "", fmt.Errorf("larger than %d bytes", maxSecretFile)
+	}
+	secret := strings.TrimSpace(string(text))
+	if secret == "" {
+		return "", errors.New("empty")
+	}
+	return secret, nil
 }
 
 // reason strips the path that the message already names.
@@ -212,10 +271,10 @@ func reason(err error) string {
 
 // set gives a key the value that text spells. Strings and secrets are taken as
 // they are, everything else is YAML.
-func (c *Config) set(key, text string) error {
+func (c *Config) set(key, text string) *Error {
 	field, ok := fieldOf(c, key)
 	if !ok {
-		return fmt.Errorf("unknown key%s", suggest(key, Keys()))
+		return &Error{Key: keyName(key), Msg: "unknown key" + suggest(key, Keys()), Remedy: "`quantumd config example` lists every key"}
 	}
 	switch p := field.Addr().Interface().(type) {
 	case *string:
@@ -227,10 +286,11 @@ func (c *Config) set(key, text string) error {
 	}
 	var node yaml.Node
 	if err := yaml.Unmarshal([]byte(text), &node); err != nil {
-		return fmt.Errorf("not valid YAML: %s", yamlReason(err))
+		f := findFault([]byte(text), err)
+		return &Error{Key: key, Msg: f.msg, Remedy: f.remedy}
 	}
 	if len(node.Content) != 1 {
-		return errors.New("empty")
+		return &Error{Key: key, Msg: "empty", Remedy: "give a value"}
 	}
 	if def, _ := fieldOf(Default(), key); field.Kind() == reflect.Struct {
 		field.Set(def) // a map replaces the weaker one whole
@@ -240,7 +300,7 @@ func (c *Config) set(key, text string) error {
 	if len(d.errs) > 0 {
 		var e *Error
 		errors.As(d.errs[0], &e)
-		return errors.New(e.Msg)
+		return &Error{Key: e.Key, Msg: e.Msg, Remedy: e.Remedy}
 	}
 	return nil
 }

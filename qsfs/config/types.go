@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -46,13 +47,25 @@ func ParseSize(s string) (Size, error) {
 	}
 	n, err := strconv.ParseUint(strings.TrimSpace(text), 10, 63)
 	if err != nil {
-		return 0, fmt.Errorf("%q is not a size: write a whole number with K, M, G or T, such as 64M", s)
+		if errors.Is(err, strconv.ErrRange) {
+			return 0, tooLarge(s)
+		}
+		return 0, &valueError{shown(s) + " is not a size", "write a whole number with K, M, G or T, such as 64M"}
 	}
 	if n > uint64(math.MaxInt64)/uint64(unit) {
-		return 0, fmt.Errorf("%q is too large: sizes end below 8388608T", s)
+		return 0, tooLarge(s)
 	}
 	return Size(n) * unit, nil
 }
+
+func tooLarge(s string) error {
+	return &valueError{shown(s) + " is too large", "write a size below 8388608T"}
+}
+
+// valueError is a text that is not what it should be.
+type valueError struct{ msg, remedy string }
+
+func (e *valueError) Error() string { return e.msg + ": " + e.remedy }
 
 // String gives the shortest exact form, such as 64M.
 func (s Size) String() string {
@@ -90,19 +103,19 @@ func ParseDuration(s string) (Duration, error) {
 	if days, ok := strings.CutSuffix(text, "d"); ok {
 		n, err := strconv.ParseUint(days, 10, 16)
 		if err != nil {
-			return 0, fmt.Errorf("%q is not a duration: write days as 7d", s)
+			return 0, &valueError{shown(s) + " is not a duration", "write days as a whole number up to 65535, such as 7d"}
 		}
 		return Duration(time.Duration(n) * 24 * time.Hour), nil
 	}
 	if _, err := strconv.ParseInt(text, 10, 64); err == nil && text != "0" {
-		return 0, fmt.Errorf("%q has no unit: write %ss for seconds or %sm for minutes", s, text, text)
+		return 0, &valueError{shown(s) + " has no unit", fmt.Sprintf("write %ss for seconds or %sm for minutes", text, text)}
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil {
-		return 0, fmt.Errorf("%q is not a duration: write 90s, 15m or 1h30m", s)
+		return 0, &valueError{shown(s) + " is not a duration", "write 90s, 15m or 1h30m"}
 	}
 	if d < 0 {
-		return 0, fmt.Errorf("%q is negative: write a duration of zero or more", s)
+		return 0, &valueError{shown(s) + " is negative", "write a duration of zero or more"}
 	}
 	return Duration(d), nil
 }

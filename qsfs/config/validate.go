@@ -2,26 +2,47 @@ package config
 
 import (
 	"encoding/hex"
-	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"net"
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/threefoldtech/quantumd/backend"
 )
 
-// errorAt makes an Error at the place of key in the file, or of the nearest
-// enclosing key that the file has.
-func (c *Config) errorAt(key, msg, remedy string, cause error) *Error {
+// errorAt makes an Error at the place where key got its value: a flag, a
+// variable, or a line of the file. A key that the file does not have is told at
+// the nearest enclosing key, else at the first of related that the file has, else
+// where the file begins.
+func (c *Config) errorAt(key, msg, remedy string, cause error, related ...string) *Error {
 	e := &Error{File: c.file, Key: key, Msg: msg, Remedy: remedy, Err: cause}
-	for k := key; k != ""; k = parent(k) {
-		if p, ok := c.positions[k]; ok {
-			e.Line, e.Col = p.line, p.col
-			break
+	for _, k := range append([]string{key}, related...) {
+		switch top := topKey(k); c.sources[top] {
+		case FromFlag:
+			e.File = "flag"
+			return e
+		case FromEnvironment:
+			if name := c.variables[top]; name != "" {
+				e.File = variable(name)
+				return e
+			}
 		}
+		for ; k != ""; k = parent(k) {
+			if p, ok := c.positions[k]; ok {
+				e.Line, e.Col = p.line, p.col
+				return e
+			}
+		}
+	}
+	e.absent = true
+	if e.File != "" {
+		e.Line, e.Col = max(c.start.line, 1), max(c.start.col, 1)
 	}
 	return e
 }
@@ -35,9 +56,41 @@ func parent(key string) string {
 
 func backendID(role backend.Role, n int) string { return fmt.Sprintf("%s%d", role, n) }
 
+const addressRemedy = "write an IP address and a port, such as 192.0.2.1:9900 or [2001:db8::1]:9900"
+
+// checkAddress says what is wrong with the address of a backend; "": nothing.
+func checkAddress(text string) (msg, remedy string) {
+	addr, err := netip.ParseAddrPort(text)
+	switch {
+	case text == "":
+		return "empty", addressRemedy
+	case strings.Contains(text, "@"):
+		return "not IP:PORT", addressRemedy + "; the password has a key of its own"
+	case err != nil:
+		msg = shown(text) + " is not IP:PORT"
+		if ip, bare := netip.ParseAddr(text); bare == nil {
+			return msg + ": the port is missing", "write " + netip.AddrPortFrom(ip, 9900).String() + " with the port of the zdb"
+		}
+		if host, port, split := net.SplitHostPort(text); split == nil {
+			if _, bad := netip.ParseAddr(host); bad != nil && host != "" {
+				return msg, addressRemedy + "; host names cannot be kept in the metadata"
+			}
+			return msg + ": " + shown(port) + " is not a port", "write a port from 1 to 65535"
+		}
+		return msg, addressRemedy
+	case addr.Port() == 0:
+		return shown(text) + " has the port 0", "write the port that the zdb listens on, from 1 to 65535"
+	case addr.Addr().Zone() != "":
+		return shown(text) + " has a zone, which cannot be kept in the metadata", "write an address that is not link-local"
+	case addr.Addr().IsUnspecified() || addr.Addr().IsMulticast():
+		return shown(text) + " is not the address of a machine", "write the address at which the zdb is reached"
+	}
+	return "", ""
+}
+
 func (c *Config) badAddress(i int) *Error {
-	return c.errorAt(fmt.Sprintf("backends[%d].address", i), fmt.Sprintf("%q is not IP:PORT", c.Backends[i].Address),
-		"write an IP address and a port, such as 192.0.2.1:9900 or [2001:db8::1]:9900; host names cannot be kept in the metadata", nil)
+	msg, remedy := checkAddress(c.Backends[i].Address)
+	return c.errorAt(fmt.Sprintf("backends[%d].address", i), msg, remedy, nil)
 }
 
 // Validate checks everything that can be known without asking anybody, and
@@ -48,10 +101,12 @@ func (c *Config) Validate() error {
 	v.durations()
 	v.paths()
 	v.words()
+	v.endpoints()
 	v.shards()
+	v.grids()
 	v.backends()
 	v.secrets()
-	return errors.Join(v.errs...)
+	return inOrder(v.errs)
 }
 
 type validator struct {
@@ -59,17 +114,23 @@ type validator struct {
 	errs []error
 }
 
-func (v *validator) bad(key, msg, remedy string) {
-	v.errs = append(v.errs, v.c.errorAt(key, msg, remedy, nil))
+// bad tells of one error, at key or the first of related that the file has. What
+// could not be read is not judged.
+func (v *validator) bad(key, msg, remedy string, related ...string) {
+	for _, k := range append([]string{key}, related...) {
+		if v.c.failed[topKey(k)] {
+			return
+		}
+	}
+	v.errs = append(v.errs, v.c.errorAt(key, msg, remedy, nil, related...))
 }
 
 func (v *validator) sizes() {
 	c := v.c
 	if c.ZdbDataSize < 512*KiB || int64(c.ZdbDataSize) >= math.MaxUint32 {
 		v.bad("zdb_data_size", fmt.Sprintf("%s is outside of what zdb takes", c.ZdbDataSize), "write a size from 512K to 4095M; 64M is the default")
-	}
-	if c.CacheSize < 2*c.ZdbDataSize {
-		v.bad("cache_size", fmt.Sprintf("%s holds less than two data files of %s", c.CacheSize, c.ZdbDataSize), "raise cache_size or lower zdb_data_size")
+	} else if c.CacheSize < 2*c.ZdbDataSize {
+		v.bad("cache_size", fmt.Sprintf("%s holds less than two data files of %s", c.CacheSize, c.ZdbDataSize), "raise cache_size or lower zdb_data_size", "zdb_data_size")
 	}
 	if c.MemoryLimit < 64*MiB {
 		v.bad("memory_limit", fmt.Sprintf("%s is too small to work with", c.MemoryLimit), "write 64M or more")
@@ -81,7 +142,10 @@ func (v *validator) sizes() {
 		v.bad("prometheus_port", fmt.Sprintf("%d is not a port", c.PrometheusPort), "write a port from 1 to 65535, or 0 to follow metrics.listen")
 	}
 	if c.MaxDeploymentRetries < 0 {
-		v.bad("max_deployment_retries", "negative", "write zero or more")
+		v.bad("max_deployment_retries", fmt.Sprintf("%d is negative", c.MaxDeploymentRetries), "write zero or more")
+	}
+	if c.Replace.MaxPerDay < 0 {
+		v.bad("replace.max_per_day", fmt.Sprintf("%d is negative", c.Replace.MaxPerDay), "write zero for no limit, or more")
 	}
 }
 
@@ -92,7 +156,6 @@ func (v *validator) durations() {
 		least Duration
 	}{
 		{"retry_interval", v.c.RetryInterval, 1e9},
-		{"zdb_rotate_time", v.c.RotateTime(), 1e9},
 		{"rmb_timeout", v.c.RMBTimeout, 1e9},
 		{"replace.after", v.c.Replace.After, 1e9},
 	} {
@@ -100,61 +163,134 @@ func (v *validator) durations() {
 			v.bad(d.key, fmt.Sprintf("%s is too short", d.value), fmt.Sprintf("write %s or more", d.least))
 		}
 	}
+	if t := v.c.ZdbRotateTime; t != 0 && t < 1e9 {
+		v.bad("zdb_rotate_time", fmt.Sprintf("%s is too short", t), "write 1s or more, or 0 for retry_interval")
+	}
 	if v.c.ScrubInterval != 0 && v.c.ScrubInterval < Duration(60e9) {
 		v.bad("scrub_interval", fmt.Sprintf("%s is too short", v.c.ScrubInterval), "write 1m or more, or 0 to switch it off")
 	}
 }
 
 func (v *validator) paths() {
-	for key, path := range map[string]string{
-		"zdb_root_path": v.c.ZdbRootPath, "qsfs_mountpoint": v.c.QSFSMountpoint, "cache_path": v.c.CachePath,
-		"database_path": v.c.DatabasePath, "zstor_config_path": v.c.ZstorConfigPath,
+	c := v.c
+	for _, p := range []struct{ key, path string }{
+		{"zdb_root_path", c.ZdbRootPath}, {"qsfs_mountpoint", c.QSFSMountpoint}, {"cache_path", c.CachePath},
+		{"database_path", c.DatabasePath}, {"zstor_config_path", c.ZstorConfigPath},
 	} {
-		if path != "" && !filepath.IsAbs(path) {
-			v.bad(key, fmt.Sprintf("%q is not an absolute path", path), "begin it with /")
+		switch {
+		case strings.ContainsFunc(p.path, unicode.IsControl):
+			v.bad(p.key, shown(p.path)+" has a control character in it", "write the path in one line, without tabs")
+		case p.path != "" && !filepath.IsAbs(p.path):
+			v.bad(p.key, shown(p.path)+" is not an absolute path", "begin it with /")
+		case p.path != "" && filepath.Clean(p.path) == "/":
+			v.bad(p.key, "the root of the machine's file system", "name a path below it")
 		}
 	}
-	if v.c.ZdbRootPath == "" {
+	if c.ZdbRootPath == "" {
 		v.bad("zdb_root_path", "empty", "name a folder, such as /opt/zdb")
+	}
+	v.nesting()
+}
+
+// nesting refuses files of the frontend inside of the mount that they serve, and
+// the other way round. Paths that nobody wrote are not looked at.
+func (v *validator) nesting() {
+	c := v.c
+	if c.QSFSMountpoint == "" || filepath.Clean(c.QSFSMountpoint) == "/" {
+		return
+	}
+	for _, p := range []struct{ key, path string }{
+		{"zdb_root_path", c.ZdbRootPath}, {"database_path", c.DatabasePath}, {"zstor_config_path", c.ZstorConfigPath},
+	} {
+		if c.Source(p.key) == FromDefault && c.Source("qsfs_mountpoint") == FromDefault {
+			continue
+		}
+		if within(p.path, c.QSFSMountpoint) {
+			v.bad(p.key, fmt.Sprintf("%s is inside of qsfs_mountpoint, which is served from it", shown(p.path)), "name a folder outside of qsfs_mountpoint", "qsfs_mountpoint")
+		}
+	}
+	if c.Source("qsfs_mountpoint") != FromDefault && c.Source("zdb_root_path") != FromDefault && c.QSFSMountpoint != c.ZdbRootPath && within(c.QSFSMountpoint, c.ZdbRootPath) {
+		v.bad("qsfs_mountpoint", fmt.Sprintf("%s is inside of zdb_root_path", shown(c.QSFSMountpoint)), "name a folder outside of zdb_root_path")
+	}
+}
+
+func within(path, dir string) bool {
+	if !filepath.IsAbs(path) || !filepath.IsAbs(dir) {
+		return false
+	}
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
+}
+
+func (v *validator) oneOf(key, value string, words ...string) {
+	if !slices.Contains(words, value) {
+		v.bad(key, shown(value)+" is not known"+suggest(value, words), "write one of "+strings.Join(words, ", "))
 	}
 }
 
 func (v *validator) words() {
 	c := v.c
-	oneOf := func(key, value string, words ...string) {
-		for _, w := range words {
-			if value == w {
-				return
-			}
-		}
-		v.bad(key, fmt.Sprintf("%q is not known%s", value, suggest(value, words)), "write one of "+strings.Join(words, ", "))
-	}
-	oneOf("zdb_connection_type", c.ZdbConnectionType, "mycelium", "ipv6", "ygg")
-	oneOf("engine.zdb", string(c.Engine.Zdb), "embedded", "external")
-	oneOf("engine.zstor", string(c.Engine.Zstor), "embedded", "external")
-	oneOf("engine.zdbfs", string(c.Engine.Zdbfs), "embedded", "external")
-	oneOf("hook_ready", c.HookReady, "serve", "wait", "refuse")
-	oneOf("replace.enabled", c.Replace.Enabled, "auto", "true", "false")
-	oneOf("log_level", c.LogLevel, "debug", "info", "warn", "error")
-	oneOf("log_format", c.LogFormat, "text", "json")
+	v.oneOf("zdb_connection_type", c.ZdbConnectionType, "mycelium", "ipv6", "ygg")
+	v.engine()
+	v.oneOf("hook_ready", c.HookReady, "serve", "wait", "refuse")
+	v.oneOf("replace.enabled", c.Replace.Enabled, "auto", "true", "false")
+	v.oneOf("log_level", c.LogLevel, "debug", "info", "warn", "error")
+	v.oneOf("log_format", c.LogFormat, "text", "json")
 	if c.Network != "" {
-		oneOf("network", c.Network, "main", "test", "qa", "dev")
+		v.oneOf("network", c.Network, "main", "test", "qa", "dev")
 	}
 	if strings.Contains(c.DeploymentName, "_") {
 		v.bad("deployment_name", "contains _, which separates the parts of a contract's name", "use letters, digits and -")
 	}
+}
+
+func (v *validator) engine() {
+	e := v.c.Engine
+	if e.Zdb == e.Zstor && e.Zdb == e.Zdbfs { // most likely one word for all
+		v.oneOf("engine", string(e.Zdb), "embedded", "external")
+		return
+	}
+	v.oneOf("engine.zdb", string(e.Zdb), "embedded", "external")
+	v.oneOf("engine.zstor", string(e.Zstor), "embedded", "external")
+	v.oneOf("engine.zdbfs", string(e.Zdbfs), "embedded", "external")
+	if e.Zdbfs == External && e.Zdb == Embedded {
+		v.bad("engine.zdbfs", "a real zdbfs needs a real zdb: the embedded one listens on no socket", "write `engine: {zdb: external, zdbfs: external}`, or leave zdbfs embedded")
+	}
+}
+
+// endpoints checks addresses that are no backends'.
+func (v *validator) endpoints() {
+	c := v.c
 	if l := c.Metrics.Listen; l != "off" {
 		if _, err := netip.ParseAddrPort(l); err != nil {
-			v.bad("metrics.listen", fmt.Sprintf("%q is not IP:PORT", l), "write an address such as 127.0.0.1:9092, or off")
+			v.bad("metrics.listen", shown(l)+" is not IP:PORT", "write an address such as 127.0.0.1:9092, or off")
 		}
 	}
 	switch p := c.Metrics.Pushgateway; p {
 	case "auto", "off", "":
 	default:
-		if u, err := url.Parse(p); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		if !isURL(p, "http", "https") {
 			v.bad("metrics.pushgateway", "not auto, off or a URL", "write auto, off, or a URL such as http://192.0.2.1:9091")
 		}
 	}
+	if c.RelayURL != "" && !isURL(c.RelayURL, "ws", "wss") {
+		v.bad("relay_url", "not the URL of a relay", "write one such as wss://relay.grid.tf, or leave it empty for the network's own")
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Binaries)) {
+		b, key := c.Binaries[name], "binaries."+keyName(name)
+		if b.URL != "" && !isURL(b.URL, "http", "https", "file") {
+			v.bad(key+".url", "not a URL", "write https://…, http://… or file:///…")
+		}
+		if sum, err := hex.DecodeString(b.SHA256); b.SHA256 != "" && (err != nil || len(sum) != 32) {
+			v.bad(key+".sha256", "not 64 hex digits", "write what `sha256sum FILE` prints")
+		}
+	}
+}
+
+// isURL says whether text is a URL with a host, or with a path where it names a file.
+func isURL(text string, schemes ...string) bool {
+	u, err := url.Parse(text)
+	return err == nil && slices.Contains(schemes, u.Scheme) && (u.Host != "" || u.Scheme == "file" && filepath.IsAbs(u.Path))
 }
 
 func (v *validator) shards() {
@@ -163,39 +299,98 @@ func (v *validator) shards() {
 	case c.MinShards < 1:
 		v.bad("min_shards", fmt.Sprintf("%d is below 1", c.MinShards), "write how many shards suffice to read, such as 3")
 	case c.ExpectedShards <= c.MinShards:
-		v.bad("expected_shards", fmt.Sprintf("%d is not above min_shards (%d): nothing could be lost", c.ExpectedShards, c.MinShards), "write min_shards plus the number of backends that may be lost, such as 5")
+		v.bad("expected_shards", fmt.Sprintf("%d is not above min_shards (%d): nothing could be lost", c.ExpectedShards, c.MinShards),
+			"write min_shards plus the number of backends that may be lost, such as 5", "min_shards")
 	case c.ExpectedShards > 256:
 		v.bad("expected_shards", fmt.Sprintf("%d is above 256", c.ExpectedShards), "write 256 or less")
 	}
-	if c.RedundantGroups < 0 || c.RedundantNodes < 0 {
-		v.bad("redundant_groups", "redundant_groups or redundant_nodes is negative", "write zero or more")
+	for _, r := range []struct {
+		key string
+		n   int
+	}{{"redundant_groups", c.RedundantGroups}, {"redundant_nodes", c.RedundantNodes}} {
+		if r.n < 0 {
+			v.bad(r.key, fmt.Sprintf("%d is negative", r.n), "write zero or more")
+		}
 	}
 }
+
+// grids checks lists of ids, which only the grid uses.
+func (v *validator) grids() {
+	c := v.c
+	for i, id := range c.Farms {
+		if id == 0 {
+			v.bad(fmt.Sprintf("farms[%d]", i), "0 is not an id", "write the number of a farm, 1 or more")
+		}
+	}
+	excluded := map[uint32]bool{}
+	for _, id := range c.ExcludeNodes {
+		excluded[id] = true
+	}
+	for _, list := range []struct {
+		key   string
+		nodes []uint32
+	}{{"exclude_nodes", c.ExcludeNodes}, {"meta_nodes", c.MetaNodes}, {"data_nodes", c.DataNodes}} {
+		seen := map[uint32]bool{}
+		for i, id := range list.nodes {
+			key := fmt.Sprintf("%s[%d]", list.key, i)
+			switch {
+			case id == 0:
+				v.bad(key, "0 is not an id", "write the number of a node, 1 or more")
+			case seen[id]:
+				v.bad(key, fmt.Sprintf("%d is listed twice", id), "list each node once")
+			case list.key != "exclude_nodes" && excluded[id]:
+				v.bad(key, fmt.Sprintf("%d is in exclude_nodes too", id), "remove it from one of the two lists", "exclude_nodes")
+			}
+			seen[id] = true
+		}
+	}
+}
+
+// The limits of a zdb.
+const (
+	maxNamespace = 128
+	maxPassword  = 63
+)
 
 func (v *validator) backends() {
 	c := v.c
 	if len(c.Backends) == 0 {
 		return
 	}
+	before := len(v.errs)
 	count := map[backend.Role]int{}
 	seen := map[string]int{}
 	for i, b := range c.Backends {
 		key := fmt.Sprintf("backends[%d]", i)
-		if b.Role != backend.Meta && b.Role != backend.Data {
-			v.bad(key+".role", fmt.Sprintf("%q is not a role", b.Role), "write meta or data")
+		switch b.Role {
+		case backend.Meta, backend.Data:
+		case "":
+			v.bad(key+".role", "missing", "write meta or data")
+		default:
+			v.bad(key+".role", shown(string(b.Role))+" is not a role", "write meta or data")
 		}
-		addr, err := netip.ParseAddrPort(b.Address)
-		if err != nil || addr.Port() == 0 {
-			v.errs = append(v.errs, c.badAddress(i))
+		if msg, remedy := checkAddress(b.Address); msg != "" {
+			v.bad(key+".address", msg, remedy)
+		} else {
+			addr, _ := netip.ParseAddrPort(b.Address) // checked
+			id := addr.String() + " " + b.Namespace
+			if j, twice := seen[id]; twice {
+				v.bad(key, fmt.Sprintf("the same address and namespace as backends[%d]", j), "give each backend a namespace of its own, better a machine of its own")
+			}
+			seen[id] = i
 		}
-		id := addr.String() + " " + b.Namespace
-		if j, twice := seen[id]; twice {
-			v.bad(key, fmt.Sprintf("the same address and namespace as backends[%d]", j), "give each backend a namespace of its own, better a machine of its own")
+		if len(b.Namespace) > maxNamespace || b.Namespace == "." || b.Namespace == ".." || strings.ContainsAny(b.Namespace, "/\x00\n\r") {
+			v.bad(key+".namespace", shown(b.Namespace)+" is not a name that zdb takes", fmt.Sprintf("write a name of at most %d characters without /", maxNamespace))
 		}
-		seen[id] = i
+		if len(b.Password) > maxPassword {
+			v.bad(key+".password", fmt.Sprintf("longer than the %d bytes that zdb takes", maxPassword), "set a shorter one on the zdb, and here")
+		}
 		if !b.Spare {
 			count[b.Role]++
 		}
+	}
+	if len(v.errs) > before || c.failed["backends"] {
+		return // the counts follow from what is wrong
 	}
 	if n := count[backend.Meta]; n != backend.MetaBackends {
 		v.bad("backends", fmt.Sprintf("%d metadata backends, want exactly %d", n, backend.MetaBackends), "list four with role: meta that are not spares")
@@ -203,27 +398,80 @@ func (v *validator) backends() {
 	if n := count[backend.Data]; n < c.ExpectedShards {
 		v.bad("backends", fmt.Sprintf("%d data backends, but expected_shards is %d", n, c.ExpectedShards), "list more with role: data, or lower expected_shards")
 	}
+	if len(v.errs) == before {
+		v.placement()
+	}
+}
+
+// placement sees that shards can be spread as the redundancy asks for.
+func (v *validator) placement() {
+	c := v.c
+	if c.RedundantGroups <= 0 && c.RedundantNodes <= 0 || c.MinShards < 1 || c.ExpectedShards <= c.MinShards {
+		return
+	}
+	list, err := c.BackendList()
+	if err != nil {
+		return // told already
+	}
+	list = slices.DeleteFunc(list, func(b backend.Backend) bool { return b.Role != backend.Data })
+	r := backend.Redundancy{Needed: c.MinShards, Total: c.ExpectedShards, Groups: c.RedundantGroups, Nodes: c.RedundantNodes}
+	if backend.Feasible(list, r) != nil {
+		key, other := "redundant_groups", "redundant_nodes"
+		if c.RedundantGroups <= 0 {
+			key, other = other, key
+		}
+		v.bad(key, fmt.Sprintf("%d shards, of which %d are needed, cannot be spread so that %d groups and %d backends of each other group may be lost",
+			c.ExpectedShards, c.MinShards, c.RedundantGroups, c.RedundantNodes), "lower redundant_groups or redundant_nodes, or list more groups or backends", other, "backends")
+	}
 }
 
 func (v *validator) secrets() {
 	c := v.c
-	if c.EncryptionKey != "" {
-		if key, err := hex.DecodeString(c.EncryptionKey.Reveal()); err != nil || len(key) != 32 {
-			v.bad("encryption_key", "not 64 hex digits", "make one with `openssl rand -hex 32` and keep a copy off this machine")
-		}
-	}
+	v.key()
+	v.mnemonic()
 	if len(c.Backends) > 0 {
 		if c.EncryptionKey == "" && c.Mnemonic == "" {
-			v.bad("encryption_key", "empty: nothing to encrypt with", "make one with `openssl rand -hex 32` and keep a copy off this machine; or set encryption_key_file, mnemonic or mnemonic_file")
+			v.bad("encryption_key", "empty: nothing to encrypt with", "make one with `openssl rand -hex 32` and keep a copy off this machine; or set encryption_key_file, mnemonic or mnemonic_file", "mnemonic", "backends")
 		}
 		return
 	}
 	v.grid()
 }
 
+func (v *validator) key() {
+	text := v.c.EncryptionKey.Reveal()
+	if text == "" {
+		return
+	}
+	msg := ""
+	if i := strings.IndexFunc(text, func(r rune) bool { return !strings.ContainsRune("0123456789abcdefABCDEF", r) }); i >= 0 {
+		msg = fmt.Sprintf("not 64 hex digits: character %d is none", i+1)
+	} else if len(text) != 64 {
+		msg = fmt.Sprintf("not 64 hex digits, but %d", len(text))
+	} else if strings.Trim(text, "0") == "" {
+		msg = "a key of zeros protects nothing"
+	}
+	if msg != "" {
+		v.bad("encryption_key", msg, "make one with `openssl rand -hex 32` and keep a copy off this machine", "encryption_key_file")
+	}
+}
+
+func (v *validator) mnemonic() {
+	text := strings.Fields(v.c.Mnemonic.Reveal())
+	if len(text) == 0 || len(text) == 1 && strings.HasPrefix(text[0], "0x") {
+		return
+	}
+	if n := len(text); n%3 != 0 || n < 12 || n > 24 {
+		v.bad("mnemonic", fmt.Sprintf("%d words, but a mnemonic has 12, 15, 18, 21 or 24", n), "write the whole mnemonic, its words with blanks between them", "mnemonic_file")
+	}
+}
+
 // grid checks what only the ThreeFold Grid needs.
 func (v *validator) grid() {
 	c := v.c
+	if c.failed["backends"] || c.failed["mnemonic"] {
+		return
+	}
 	if c.Mnemonic == "" {
 		v.bad("mnemonic", "empty, and no backends are listed", "for the ThreeFold Grid set mnemonic, mnemonic_file or MNEMONIC; for zdbs of your own list them under backends; for this machine alone use `quantumd deploy --local`")
 		return
@@ -237,7 +485,15 @@ func (v *validator) grid() {
 			v.bad(need.key, "empty", need.remedy)
 		}
 	}
+	if strings.ContainsFunc(c.DeploymentName, func(r rune) bool {
+		return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '-' && r != '_'
+	}) {
+		v.bad("deployment_name", shown(c.DeploymentName)+" has other characters than letters, digits and -", "use letters, digits and -")
+	}
+	if strings.ContainsAny(c.Password.Reveal(), "- \t") {
+		v.bad("password", "has a blank or a - in it, which nodes of the grid do not take", "use letters and digits", "password_file")
+	}
 	if len(c.Farms) == 0 && (len(c.MetaNodes) == 0 || len(c.DataNodes) == 0) {
-		v.bad("farms", "empty, and meta_nodes or data_nodes is empty too", "list farms, or nodes of both kinds")
+		v.bad("farms", "empty, and meta_nodes or data_nodes is empty too", "list farms, or nodes of both kinds", "meta_nodes", "data_nodes")
 	}
 }
