@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/threefoldtech/quantumd/engine/zdb/segment"
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/store"
 )
@@ -80,4 +81,20 @@ func TestSetAside(t *testing.T) {
 			require.FileExists(t, filepath.Join(to, f))
 		}
 	}
+}
+
+// A pair that a zdb opened and never wrote holds nothing that could be lost.
+func TestUnsyncedEmptyPair(t *testing.T) {
+	t.Parallel()
+	l := qsfs.LayoutBelow(t.TempDir())
+	folder := filepath.Join(l.DataDir(), "zdbfs-data")
+	require.NoError(t, os.MkdirAll(folder, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "d0"), make([]byte, segment.DataHeaderSize), 0o600))
+	found, err := qsfs.Unsynced(t.Context(), l)
+	require.NoError(t, err)
+	require.Zero(t, found.Files)
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "d0"), make([]byte, segment.DataHeaderSize+1), 0o600))
+	found, err = qsfs.Unsynced(t.Context(), l)
+	require.NoError(t, err)
+	require.Equal(t, 1, found.Files)
 }
