@@ -23,6 +23,9 @@ type UnreachableError struct {
 }
 
 func (e *UnreachableError) Error() string {
+	if !e.Address.IsValid() { // a socket, which Err names
+		return fmt.Sprintf("zdb does not answer: %v", e.Err)
+	}
 	return fmt.Sprintf("backend %s does not answer: %v", e.Address, e.Err)
 }
 
@@ -30,5 +33,8 @@ func (e *UnreachableError) Unwrap() error { return e.Err }
 
 // Hint names the remedy.
 func (e *UnreachableError) Hint() string {
+	if !e.Address.IsValid() {
+		return "check that the zdb runs: `quantumd services` lists it where it is one"
+	}
 	return fmt.Sprintf("check that the zdb at %s runs and can be reached from this machine", e.Address)
 }

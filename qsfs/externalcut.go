@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/qsfs/manifest"
 	"github.com/threefoldtech/quantumd/store"
 )
@@ -86,14 +87,27 @@ func (x *externalSpace) Cut(ctx context.Context, r cutRequest) (*cutFiles, error
 	if err := x.prime(ctx, r.stored); err != nil {
 		return nil, err
 	}
-	lock, err := x.notRunning()
-	if err != nil {
-		return nil, err
+	// A zdb that ends, or starts, holds its lock and does not answer; and hooks of
+	// the real one, which inherit the lock, outlive it for a moment.
+	for began := time.Now(); ; {
+		lock, err := x.notRunning()
+		if err != nil {
+			return nil, err
+		}
+		if lock != nil {
+			defer lock.Close()
+			return x.cutStopped(ctx, r)
+		}
+		cut, err := x.cutLive(ctx, r)
+		var away *backend.UnreachableError
+		if !errors.As(err, &away) || time.Since(began) > startPatience || !wait(ctx, 50*time.Millisecond) {
+			return cut, err
+		}
 	}
-	if lock != nil {
-		defer lock.Close()
-		return x.cutStopped(ctx, r)
-	}
+}
+
+// cutLive is a cut while zdb runs.
+func (x *externalSpace) cutLive(ctx context.Context, r cutRequest) (*cutFiles, error) {
 	j, err := x.cutRunning(ctx, r)
 	if err != nil {
 		return nil, err

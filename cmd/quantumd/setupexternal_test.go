@@ -158,6 +158,10 @@ func (s *installedStory) story(t *testing.T) {
 	s.run(0, "wait", "mount")
 	s.write(s.mnt, "late", 300_000)
 	s.settle(s.mnt)
+	if s.pinURLs { // the real zdbfs may leave behind what it has in memory
+		s.files["in-memory"] = bytes.Repeat([]byte("not synced "), 20_000)
+		require.NoError(t, os.WriteFile(filepath.Join(s.mnt, "in-memory"), s.files["in-memory"], 0o644))
+	}
 	s.stopInOrder()
 	phase("start")
 	s.run(0, "start")
