@@ -115,8 +115,10 @@ type Installer struct {
 	log    *slog.Logger
 	arch   string
 	client *http.Client
-	step   func(name string) error // of tests: may fail, or end the process
-	create func(dir, pattern string) (tempFile, error)
+
+	probeLimit time.Duration
+	step       func(name string) error // of tests: may fail, or end the process
+	create     func(dir, pattern string) (tempFile, error)
 }
 
 // New checks the options; it touches nothing.
@@ -144,7 +146,7 @@ func New(o Options) (*Installer, error) {
 			return nil, err
 		}
 	}
-	in := &Installer{o: o, log: o.Logger.With("component", "binaries"), arch: runtime.GOARCH, step: func(string) error { return nil }, create: createTemp}
+	in := &Installer{o: o, log: o.Logger.With("component", "binaries"), arch: runtime.GOARCH, probeLimit: probeLimit, step: func(string) error { return nil }, create: createTemp}
 	in.client = newClient(o)
 	return in, nil
 }

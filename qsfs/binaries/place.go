@@ -128,6 +128,9 @@ func keepOld(target, dir, name string) error {
 	if st.IsDir() {
 		return errors.New("a folder is in its place")
 	}
+	if old, err := os.Lstat(target + oldSuffix); err == nil && os.SameFile(old, st) {
+		return nil // a call that was killed did so; rename(2) does nothing with two names of one file
+	}
 	f, err := os.CreateTemp(dir, tempPrefix(name)+"*") // only for a name that nobody has
 	if err != nil {
 		return err

@@ -49,11 +49,15 @@ func ParseVersion(name, output string) string {
 // and without this process's environment. The version is empty where it runs
 // but does not tell; an error is a [*ProbeError].
 func Probe(ctx context.Context, name, path string) (string, error) {
+	return probe(ctx, probeLimit, name, path)
+}
+
+func probe(ctx context.Context, limit time.Duration, name, path string) (string, error) {
 	args := []string{"--version"}
 	if p := find(name); p != nil {
 		args = p.args
 	}
-	out, err := runBriefly(ctx, name, path, args)
+	out, err := runBriefly(ctx, limit, name, path, args)
 	if version := ParseVersion(name, out); version != "" {
 		return version, nil // whatever its exit code says: zdbfs ends with 1
 	}
@@ -63,13 +67,13 @@ func Probe(ctx context.Context, name, path string) (string, error) {
 	return "", nil
 }
 
-func runBriefly(ctx context.Context, name, path string, args []string) (string, error) {
+func runBriefly(ctx context.Context, limit time.Duration, name, path string, args []string) (string, error) {
 	dir, err := os.MkdirTemp("", "quantumd-probe-")
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // nothing of value is in it
-	limited, cancel := context.WithTimeout(ctx, probeLimit)
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for try := 0; ; try++ {
 		var out bounded
@@ -91,7 +95,7 @@ func runBriefly(ctx context.Context, name, path string, args []string) (string, 
 			}
 		}
 		if limited.Err() != nil && ctx.Err() == nil {
-			err = fmt.Errorf("it does not end within %v", probeLimit)
+			err = fmt.Errorf("it does not end within %v", limit)
 		}
 		return out.String(), err
 	}
@@ -118,7 +122,7 @@ func lastLine(out string) string {
 
 // checkVersion runs what was fetched and trusted.
 func (in *Installer) checkVersion(ctx context.Context, d *download) error {
-	version, err := Probe(ctx, d.want.Name, d.tempFile.Name())
+	version, err := probe(ctx, in.probeLimit, d.want.Name, d.tempFile.Name())
 	if err != nil {
 		return err
 	}

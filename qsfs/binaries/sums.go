@@ -32,14 +32,15 @@ func (in *Installer) mirrorSums(ctx context.Context) (map[string]string, error) 
 		return nil, err
 	}
 	failed := func(err error) error { return &FetchError{Name: sumsFile, URL: l.shown, Err: err} }
-	ctx, cancel := context.WithTimeout(ctx, in.o.Stall)
+	limit := min(in.o.Stall, in.o.Timeout)
+	reading, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w within %v", ErrStalled, limit))
 	defer cancel()
-	body, _, err := in.open(ctx, l)
+	body, _, err := in.open(reading, l)
 	if errors.Is(err, ErrNotThere) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, failed(err)
+		return nil, failed(cause(ctx, reading, err))
 	}
 	defer body.Close() //nolint:errcheck // read only
 	text, err := io.ReadAll(io.LimitReader(body, maxSums+1))
@@ -47,7 +48,7 @@ func (in *Installer) mirrorSums(ctx context.Context) (map[string]string, error) 
 		err = ErrTooLarge
 	}
 	if err != nil {
-		return nil, failed(err)
+		return nil, failed(cause(ctx, reading, err))
 	}
 	sums, err := parseSums(text)
 	if err != nil {
