@@ -53,7 +53,10 @@ func lockDir(dir string) (unlock func(), err error) {
 	}
 	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if err == nil {
-		return func() { _ = f.Close() }, nil
+		return func() {
+			_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN) // a child that does not run its program yet has it too
+			_ = f.Close()
+		}, nil
 	}
 	_ = f.Close() // read only
 	if errors.Is(err, syscall.EWOULDBLOCK) {
