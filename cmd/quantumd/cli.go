@@ -46,6 +46,7 @@ type cli struct {
 	Replace   replaceCmd   `cmd:"" help:"Replace backends: by others, with what they held made anew."`
 	Check     checkCmd     `cmd:"" help:"Is everything on the backends, as the metadata says?"`
 	Scrub     scrubCmd     `cmd:"" help:"Have the backends verify what they hold, and repair it."`
+	Doctor    doctorCmd    `cmd:"" help:"What is wrong with this machine or system, why, and what to do."`
 	Why       whyCmd       `cmd:"" help:"Where one path is: its files, shards, tries, and what comes next."`
 	Evict     evictCmd     `cmd:"" help:"Drop local data files that are safe on the backends."`
 	Wait      waitCmd      `cmd:"" help:"Wait until the system serves."`

@@ -67,7 +67,8 @@ func fileExists(path string) bool {
 }
 
 type setupCmd struct {
-	From string `placeholder:"DIR|URL" help:"Take the programs of external components from this folder or mirror."`
+	From  string `placeholder:"DIR|URL" help:"Take the programs of external components from this folder or mirror."`
+	Force bool   `help:"Install although the doctor finds problems."`
 }
 
 // Help says what it does.
@@ -82,7 +83,7 @@ a folder or mirror has them, as NAME or NAME-VERSION-ARCH, with SHA256SUMS if yo
 }
 
 func (c setupCmd) Run(ctx context.Context, a *app) error {
-	report, cfg, err := a.setup(ctx, c.From)
+	report, cfg, err := a.setup(ctx, c.From, c.Force)
 	if err != nil {
 		return err
 	}
@@ -119,7 +120,8 @@ func (c upgradeCmd) Run(ctx context.Context, a *app) error {
 }
 
 // setup installs the system and returns when it is mounted.
-func (a *app) setup(ctx context.Context, from string) (*qsfs.SetupReport, *config.Config, error) {
+// The doctor is asked before, unless it is forced.
+func (a *app) setup(ctx context.Context, from string, force bool) (*qsfs.SetupReport, *config.Config, error) {
 	if a.globals.Dir != "" {
 		return nil, nil, &usageError{errors.New("setup installs on system paths; a system below --dir runs with `quantumd up`")}
 	}
@@ -129,6 +131,11 @@ func (a *app) setup(ctx context.Context, from string) (*qsfs.SetupReport, *confi
 	}
 	if err != nil {
 		return nil, nil, err
+	}
+	if !force {
+		if err := a.ready(ctx, cfg, a.layout(cfg)); err != nil {
+			return nil, nil, err
+		}
 	}
 	m, err := a.manager()
 	if err != nil {
