@@ -46,7 +46,7 @@ var checks = []check{
 	{"manager", false, manager},
 	{"services", false, serviceStates},
 	{"definitions", false, definitions},
-	{"metrics-port", true, metricsPort},
+	{"metrics-port", false, metricsPort},
 	{"other-files", false, otherFiles},
 	{"other-processes", false, otherProcesses},
 

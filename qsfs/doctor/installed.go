@@ -224,9 +224,9 @@ func metricsPort(_ context.Context, x *examination) []Result {
 	case errors.Is(err, syscall.EADDRINUSE) && x.status != nil:
 		return ok(addr.String(), "the running system's")
 	case errors.Is(err, syscall.EADDRINUSE):
-		return bad(Problem, addr.String(), "in use", "another program has the port", "find it with `ss -ltnp`, and end it, or write another metrics.listen")
+		return bad(Warning, addr.String(), "in use", "another program has the port: the system goes on without metrics and dashboard", "find it with `ss -ltnp`, and end it, or write another metrics.listen")
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return bad(Problem, addr.String(), "", "this machine does not have the address", "write one of its own, such as 127.0.0.1:"+strconv.Itoa(int(addr.Port())))
+		return bad(Warning, addr.String(), "", "this machine does not have the address: the system goes on without metrics and dashboard", "write one of its own, such as 127.0.0.1:"+strconv.Itoa(int(addr.Port())))
 	}
 	return bad(Warning, addr.String(), "", reason(err), "write another metrics.listen, or off")
 }
