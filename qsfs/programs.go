@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/threefoldtech/quantumd/backend"
@@ -146,7 +147,7 @@ func (e *MissingProgramError) Unwrap() error { return e.Err }
 
 // Hint names the remedy.
 func (e *MissingProgramError) Hint() string {
-	return fmt.Sprintf("install %s, or write `engine: embedded`", e.Component)
+	return fmt.Sprintf("`quantumd setup` brings %[1]s to system paths; `quantumd up` takes it from PATH or %[2]s_BIN; or write `engine: embedded`", e.Component, strings.ToUpper(e.Component))
 }
 
 func checkProgram(component, path string) error {

@@ -39,6 +39,7 @@ var rules = []rule{
 	{"qsfs/epoch", []string{"qsfs/manifest", "backend", "internal"}},
 	{"qsfs/generation", []string{"backend", "internal"}},
 	{"qsfs/pushgateway", []string{"internal"}},
+	{"qsfs/binaries", []string{"internal"}},
 	{"qsfs/dashboard", []string{"qsfs/client", "internal"}},
 	{"qsfs", []string{"qsfs", "backend", "engine", "services", "hooks", "store", "internal"}},
 	{"internal/demo", []string{""}},    // a story told by the whole
