@@ -15,6 +15,7 @@ import (
 	"github.com/threefoldtech/quantumd/engine/zdb"
 	"github.com/threefoldtech/quantumd/engine/zstor/remote"
 	"github.com/threefoldtech/quantumd/hooks"
+	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
 	"github.com/threefoldtech/quantumd/services"
 )
@@ -295,11 +296,21 @@ func (s *System) awaitZdb(ctx context.Context, admin *zdb.Admin) error {
 			said = true
 			s.log.Warn("waiting for zdb", "socket", s.layout.ZdbSocket(), "err", err)
 		}
+		if s.opts.manager == nil && s.fence.Fenced() != nil {
+			s.setState(client.StateFenced) // its ready hook is refused: it will not come
+		}
 		if !wait(ctx, 50*time.Millisecond) {
+			if s.opts.manager == nil {
+				return errNoZdbYet
+			}
 			return errors.Join(ctx.Err(), err)
 		}
 	}
 }
+
+// errNoZdbYet says that a system was stopped while it waited for the zdb of
+// somebody else: it holds nothing, and this is a clean end.
+var errNoZdbYet = errors.New("stopped before zdb came")
 
 // externalEvent handles what only a zdb in another process tells.
 func (s *System) externalEvent(ctx context.Context, e hooks.Event) error {

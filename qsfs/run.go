@@ -42,7 +42,9 @@ func (s *System) Run(ctx context.Context) (err error) {
 		}
 		s.mu.Unlock()
 	}()
-	if err := s.start(ctx, &stops); err != nil {
+	if err := s.start(ctx, &stops); errors.Is(err, errNoZdbYet) {
+		return s.fence.Fenced()
+	} else if err != nil {
 		s.setState(client.StateFailed)
 		return err
 	}

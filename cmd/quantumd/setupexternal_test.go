@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,6 +22,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/services"
 )
 
@@ -187,20 +190,43 @@ func (s *installedStory) story(t *testing.T) {
 	}
 	f2, m2 := filepath.Join(s.dir, "f2"), filepath.Join(s.dir, "m2")
 	s.args = nil
-	s.env = append(s.env, "QUANTUMD_ENGINE=embedded")
+	env := s.env
+	s.env = append(slices.Clone(env), "QUANTUMD_ENGINE=embedded")
 	s.run(0, "restore", "-c", conf, "--dir", f2)
 	stop := s.begin("up", "-c", conf, "--dir", f2, "--mount", m2)
 	s.run(0, "wait", "mount", "--dir", f2, "--timeout", "60s")
 	s.check(m2)
 	require.Zero(t, stop(os.Interrupt))
+	s.env, s.args = env, []string{"--root", s.root}
+	if s.externalFS {
+		phase("the old one comes back")
+		s.comesBackFenced()
+	}
 	phase("uninstall")
-	s.args = []string{"--root", s.root}
 	s.run(0, "uninstall", "--yes")
 	found, err := filepath.Glob(s.path("usr/local/bin/*"))
 	require.NoError(t, err)
 	require.Empty(t, found)
 	s.run(0, "destroy", "--local", "--yes")
 	require.Empty(t, processes(s.dir))
+}
+
+// comesBackFenced starts a system that another one has taken over: what its zdbfs
+// would write is stored nowhere, so it does not stay mounted.
+func (s *installedStory) comesBackFenced() {
+	s.t.Helper()
+	end := s.begin("start") // its zdb does not come
+	require.Eventually(s.t, func() bool {
+		var st client.Status
+		out, err := s.command(s.t.Context(), "status", "--json").Output()
+		_ = json.Unmarshal(out, &st) // whatever its exit code says
+		return st.State == client.StateFenced || err != nil && strings.Contains(string(out), client.StateFenced)
+	}, 60*time.Second, 200*time.Millisecond)
+	require.False(s.t, mountpoint(s.mnt))
+	require.NotEqual(s.t, services.Active, s.services()["qsfs-zdbfs"].State)
+	require.NotZero(s.t, end(os.Interrupt))
+	s.run(0, "stop")
+	require.Equal(s.t, exitFenced, s.services()["quantumd"].ExitCode)
 }
 
 func (s *installedStory) sum(name string) string {
