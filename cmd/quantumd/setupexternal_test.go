@@ -93,6 +93,55 @@ func (s *installedStory) offer(name, from string) {
 
 func (s *installedStory) path(p string) string { return filepath.Join(s.root, p) }
 
+// TestTakenOverStopsZdbfs has another machine take over from a system that runs: its
+// zdbfs, a service, is stopped, for what it takes is stored nowhere.
+func TestTakenOverStopsZdbfs(t *testing.T) {
+	t.Parallel()
+	needsRootAndFUSE(t)
+	if os.Getenv("QUANTUMD_LONG") == "" {
+		t.Skip("QUANTUMD_LONG is not set: a lease has to end")
+	}
+	dir := folder(t)
+	s := &installedStory{externalStory: externalStory{user: newUser(t, dir), dir: dir, rng: rand.New(rand.NewPCG(3, 1)), files: map[string][]byte{}, externalFS: true},
+		engine: "{zdb: external, zstor: external, zdbfs: external}", mirror: filepath.Join(dir, "mirror"), root: filepath.Join(dir, "root"), pinURLs: true}
+	s.mnt = filepath.Join(s.root, "mnt/qsfs")
+	require.NoError(t, os.Mkdir(s.mirror, 0o755))
+	for _, n := range []string{"zdb", "zstor", "zdbfs"} {
+		s.offer(n, program(t))
+	}
+	conf := s.configure("file://" + s.mirror)
+	s.run(0, "setup", "--yes")
+	s.write(s.mnt, "file", 100_000)
+	s.run(0, "sync")
+	u2 := *s.user
+	u2.args, u2.env = nil, append(slices.Clone(s.env), "QUANTUMD_ENGINE=embedded")
+	require.Eventually(t, func() bool { // its lease has to end
+		return u2.command(t.Context(), "restore", "-c", conf, "--dir", filepath.Join(dir, "f2"), "--force").Run() == nil
+	}, 60*time.Second, time.Second)
+	require.Eventually(t, func() bool {
+		return s.services()["qsfs-zdbfs"].State == services.Inactive && !mountpoint(s.mnt)
+	}, 60*time.Second, 200*time.Millisecond)
+	s.run(0, "uninstall", "--yes")
+}
+
+// configure deploys, and writes the components into the configuration; with
+// URLs below mirror where they have no version of the table.
+func (s *installedStory) configure(mirror string) (conf string) {
+	s.args = []string{"--root", s.root}
+	s.env = append(s.env, "QUANTUMD_MIN_SHARDS=2", "QUANTUMD_EXPECTED_SHARDS=3", "QUANTUMD_ZDB_DATA_SIZE=1M", "QUANTUMD_ZDB_ROTATE_TIME=10m")
+	s.run(0, "deploy", "--local")
+	conf = s.path("etc/quantumd.yaml")
+	more := "\nengine: " + s.engine + "\n"
+	if s.pinURLs {
+		more += "binaries:\n"
+		for _, n := range s.names {
+			more += fmt.Sprintf("  %s: {url: %s/%s}\n", n, mirror, n)
+		}
+	}
+	write(s.t, conf, read(s.t, conf)+more)
+	return conf
+}
+
 func (s *installedStory) story(t *testing.T) {
 	phase := func(text string) { t.Logf("%s: %s", time.Now().Format("05.000"), text) }
 	mirror := httptest.NewServer(http.FileServer(http.Dir(s.mirror)))
@@ -106,20 +155,11 @@ func (s *installedStory) story(t *testing.T) {
 			}
 		}
 	})
-	s.args = []string{"--root", s.root}
-	s.env = append(s.env, "QUANTUMD_MIN_SHARDS=2", "QUANTUMD_EXPECTED_SHARDS=3", "QUANTUMD_ZDB_DATA_SIZE=1M", "QUANTUMD_ZDB_ROTATE_TIME=10m")
-	s.run(0, "deploy", "--local")
-	conf := s.path("etc/quantumd.yaml")
-	more := "\nengine: " + s.engine + "\n"
+	conf := s.configure(mirror.URL)
 	from := []string{"--from", mirror.URL}
 	if s.pinURLs {
-		more += "binaries:\n"
-		for _, n := range s.names {
-			more += fmt.Sprintf("  %s: {url: %s/%s}\n", n, mirror.URL, n)
-		}
 		from = nil
 	}
-	write(t, conf, read(t, conf)+more)
 
 	phase("setup")
 	setup := append([]string{"setup"}, from...)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -164,9 +165,31 @@ func (s *machineStory) story(components []string, from map[string]string) {
 	s.serves()
 	s.write("last", 300_000)
 
+	if from["zdbfs"] != "" && !s.real {
+		s.takenOver()
+	}
 	m.Must("/usr/local/bin/quantumd", "uninstall", "--yes")
 	require.Equal(t, before, m.Sh("ls /usr/local/bin /etc/systemd/system"))
 	require.NotContains(t, m.Must("cat", "/proc/self/mountinfo"), machineMount)
+}
+
+// takenOver has another frontend take over: the daemon, confined as it is, has
+// zdbfs stopped.
+func (s *machineStory) takenOver() {
+	s.t.Helper()
+	s.settle()
+	s.m.Eventually(90*time.Second, func() error { // its lease has to end
+		_, err := s.m.RunIn(nil, append(surroundings()[1:], "QUANTUMD_ENGINE=embedded"), "/host/quantumd", "restore", "-c", "/etc/quantumd.yaml", "--dir", "/srv/f2", "--force")
+		return err
+	}, "it is not taken over")
+	s.m.Eventually(60*time.Second, func() error {
+		if _, err := s.m.Run("systemctl", "is-active", "--quiet", "qsfs-zdbfs"); err == nil {
+			return errors.New("zdbfs runs")
+		}
+		return nil
+	}, "zdbfs goes on")
+	out, _ := s.m.Run("mountpoint", machineMount)
+	require.Contains(s.t, out, "is not a mountpoint")
 }
 
 // libraries brings to the machine what a program is linked with.
