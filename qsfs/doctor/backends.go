@@ -189,7 +189,7 @@ func backendAnswers(ctx context.Context, x *examination) []Result {
 	for _, v := range x.ask(ctx) {
 		slowest = max(slowest, v.latency)
 	}
-	return x.each(ctx, func(b backend.Backend, v visit) []Result {
+	return append(x.each(ctx, func(b backend.Backend, v visit) []Result {
 		switch {
 		case silent(v):
 			return bad(Problem, name(b), "", "it does not answer: "+reason(cause(v.err)), fmt.Sprintf("see that the zdb at %s runs and can be reached from here; lost for good: `quantumd replace %s`", b.Address, b.ID))
@@ -197,7 +197,32 @@ func backendAnswers(ctx context.Context, x *examination) []Result {
 			return bad(Warning, name(b), v.latency.Round(time.Millisecond).String(), "it answers slowly: so does everything that is stored there", "look at the machine and the network between")
 		}
 		return nil
-	}, fmt.Sprintf("answer within %s", slowest.Round(100*time.Microsecond)))
+	}, fmt.Sprintf("answer within %s", slowest.Round(100*time.Microsecond))), x.elsewhere()...)
+}
+
+// elsewhere tells what the running system says of backends that the
+// configuration does not list.
+func (x *examination) elsewhere() []Result {
+	var out []Result
+	for _, b := range x.others {
+		subject := b.ID + " " + b.Address
+		switch backend.State(b.State) {
+		case backend.Down:
+			out = append(out, bad(Problem, subject, b.State, "it does not answer the running system"+prefixed(b.Error), fmt.Sprintf("see that the zdb at %s runs and can be reached from here; lost for good: `quantumd replace %s`", b.Address, b.ID))...)
+		case backend.Full:
+			out = append(out, bad(Problem, subject, b.State, "it is full: nothing new is stored there", fmt.Sprintf("give it more space, or `quantumd replace %s`", b.ID))...)
+		default:
+			out = append(out, ok(subject, "not in the configuration; "+b.State+", the running system says")...)
+		}
+	}
+	return out
+}
+
+func prefixed(text string) string {
+	if text == "" {
+		return ""
+	}
+	return ": " + strings.ReplaceAll(text, "\n", " ")
 }
 
 // cause strips what the subject says already.
@@ -343,6 +368,11 @@ func backendNumber(ctx context.Context, x *examination) []Result {
 		return skip("no backends are known yet")
 	}
 	up := map[backend.Role]int{}
+	for _, b := range x.others {
+		if backend.State(b.State) == backend.Up && !b.Spare {
+			up[backend.Role(b.Role)]++
+		}
+	}
 	for i, v := range x.ask(ctx) {
 		if b := x.Backends[i]; v.err == nil && !b.Spare && v.info.Sequential == (b.Role == backend.Data) {
 			up[b.Role]++

@@ -133,9 +133,10 @@ type examination struct {
 	name   string // of the check
 	sys    *system
 	mounts []mountEntry
-	status *client.Status // of the running system; nil: none answers
-	down   error          // why not
-	visits *visits        // what the backends answered
+	status *client.Status   // of the running system; nil: none answers
+	down   error            // why not
+	visits *visits          // what the backends answered
+	others []client.Backend // in use by the running system, and not in the configuration
 }
 
 // settings is the configuration, or what a first one would be.
@@ -265,7 +266,23 @@ func prepare(ctx context.Context, o Options) (*examination, error) {
 	if x.down != nil {
 		x.status = nil
 	}
+	x.inUse()
 	return x, nil
+}
+
+// inUse takes the set of backends of the running system for the one that counts:
+// the configuration gives the first set, and some may have been replaced since.
+// Passwords are known of those that the configuration lists.
+func (x *examination) inUse() {
+	if x.status == nil || len(x.status.Backends) == 0 {
+		return
+	}
+	x.others = slices.Clone(x.status.Backends)
+	x.Backends = slices.DeleteFunc(slices.Clone(x.Backends), func(b backend.Backend) bool {
+		n := len(x.others)
+		x.others = slices.DeleteFunc(x.others, func(o client.Backend) bool { return o.Address == b.Address.String() && o.Namespace == b.Namespace })
+		return n == len(x.others)
+	})
 }
 
 // Results in one line each, for checks.
