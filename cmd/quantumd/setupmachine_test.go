@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -20,7 +19,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/threefoldtech/quantumd/internal/testenv/machine"
-	"github.com/threefoldtech/quantumd/qsfs/client"
 )
 
 // TestSetupExternalMachine installs a system of external components on a machine
@@ -255,13 +253,6 @@ func (s *machineStory) pid(unit string) int {
 	pid, err := strconv.Atoi(strings.TrimSpace(out))
 	require.NoError(s.t, err)
 	return pid
-}
-
-func (s *machineStory) status() client.Status {
-	s.t.Helper()
-	var st client.Status
-	require.NoError(s.t, json.Unmarshal([]byte(s.quantumd("status", "--json")), &st))
-	return st
 }
 
 // stoppedInOrder says that the last started ended first, each without a failure.

@@ -17,7 +17,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -41,12 +40,11 @@ func sum(b []byte) string {
 
 // home is a folder with an old zdb, and an installer for it.
 type home struct {
-	t        *testing.T
-	dir      string
-	lock     string
-	asked    []Trust
-	in       *Installer
-	requests atomic.Int64
+	t     *testing.T
+	dir   string
+	lock  string
+	asked []Trust
+	in    *Installer
 }
 
 func newHome(t *testing.T, o Options) *home {
@@ -241,9 +239,9 @@ func TestInstallRefused(t *testing.T) {
 		{name: "RunsForEver", handler: whole(elfProgram(runtime.GOARCH, "hello\n", 0, true, 0)), adjust: func(in *Installer) { in.probeLimit = 200 * time.Millisecond }, target: new(*ProbeError), says: "does not end within"},
 		{name: "RedirectToFile", handler: func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Location", "file:///etc/passwd")
-			w.WriteHeader(302)
+			w.WriteHeader(http.StatusFound)
 		}, target: new(*FetchError), is: ErrRedirect},
-		{name: "RedirectForEver", handler: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/again", 302) }, target: new(*FetchError), is: ErrRedirect},
+		{name: "RedirectForEver", handler: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/again", http.StatusFound) }, target: new(*FetchError), is: ErrRedirect},
 		{name: "Refused", handler: whole(newZdb), options: Options{Confirm: func(context.Context, []Trust) error { return refused }}, is: refused},
 		{name: "NobodyAsked", handler: whole(newZdb), adjust: func(in *Installer) { in.o.Confirm = nil }, target: new(*UntrustedError), says: sum(newZdb)},
 		{name: "DiskFull", handler: whole(newZdb), adjust: func(in *Installer) {
