@@ -122,6 +122,8 @@ func (s *System) serviceList(o SetupOptions, program string) ([]services.Service
 	}
 	if s.cfg.Engine.Zdbfs != config.External {
 		daemon.Mountpoint = s.cfg.QSFSMountpoint
+	} else if o.Before != nil { // confined then, and it makes a service of each new local backend
+		daemon.Writable = append(daemon.Writable, filepath.Join("/", o.Root, "etc/systemd/system"))
 	}
 	if s.cfg.Engine.Zstor == config.External {
 		daemon.Writable = append(daemon.Writable, filepath.Dir(s.layout.Zstor))

@@ -104,8 +104,10 @@ func (s *site) apply(list ...services.Service) {
 func (s *site) run(list ...services.Service) {
 	s.t.Helper()
 	s.apply(list...)
-	require.NoError(s.t, s.Start(s.t.Context(), namesOf(list)...))
-	require.NoError(s.t, s.WaitReady(s.t.Context(), namesOf(list)...))
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*soon)
+	defer cancel()
+	require.NoError(s.t, s.Start(ctx, namesOf(list)...))
+	require.NoError(s.t, s.WaitReady(ctx, namesOf(list)...))
 }
 
 func (s *site) lines() []string {
@@ -308,6 +310,10 @@ func trapMount(t *testing.T) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/root%s/file", s.status("reader").PID, dir))
 	require.NoError(t, err)
 	require.Equal(t, "seen\n", string(b))
+	require.NoError(t, s.Stop(t.Context(), "mount-mounter"))
+	b, err = os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", s.status("reader").PID))
+	require.NoError(t, err)
+	require.NotContains(t, string(b), dir, "and hold nothing of it")
 }
 
 // One that died before, and not as a service.

@@ -29,7 +29,7 @@ func TestMachine(t *testing.T) {
 		}
 		t.Log(lastLines(out))
 	}
-	const everything = "find /etc | sort; ls /run /run/credentials"
+	const everything = "find /etc | sort; ls /run /run/credentials; systemctl list-units --failed --plain --no-legend"
 	m.Sh("mkdir -p " + logDir)
 	before := m.Sh(everything)
 	inside("Conformance")

@@ -110,7 +110,6 @@ func (u *unit) unitSection(s services.Service, target string) {
 	before := slices.Concat(s.After, s.Requires)
 	u.units("Wants", s.After)
 	u.units("Requires", s.Requires)
-	u.units("PartOf", s.Requires)
 	u.units("After", before)
 	u.units("Before", s.Before)
 	u.paths("RequiresMountsFor", "", slices.DeleteFunc(slices.Clone(s.Writable), func(p string) bool { return below([]string{p}, "/run/") }))
