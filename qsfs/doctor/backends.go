@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -109,36 +109,46 @@ type visit struct {
 	err     error
 }
 
-// visits is shared by the checks of one run.
+// visits is shared by the checks of one run: the first that needs the answers
+// gets them for all.
 type visits struct {
-	once sync.Once
-	list []visit
+	begun atomic.Bool
+	done  chan struct{} // closed when list is complete
+	list  []visit
 }
 
-// Each backend is asked once, several at a time, with a limit for each.
+// Each backend is asked once, with a limit for each. Those that do not answer
+// must not add up their limits, so all are asked at the same time.
 const (
-	askAtOnce = 16
+	askAtOnce = 256
 	askLimit  = 4 * time.Second
 	slow      = 500 * time.Millisecond
 )
 
 func (x *examination) ask(ctx context.Context) []visit {
-	x.visits.once.Do(func() {
-		dialer := x.Dialer
-		if dialer == nil {
-			dialer = zdb.NewDialer(zdb.Options{PoolSize: 1, Timeout: askLimit})
+	if !x.visits.begun.CompareAndSwap(false, true) {
+		select {
+		case <-x.visits.done:
+			return x.visits.list
+		case <-ctx.Done():
+			return nil
 		}
-		x.visits.list = make([]visit, len(x.Backends))
-		var g errgroup.Group
-		g.SetLimit(max(askAtOnce, len(x.Backends)/2)) // two rounds at most, whatever the number
-		for i, b := range x.Backends {
-			g.Go(func() error {
-				x.visits.list[i] = visitOf(ctx, dialer, b)
-				return nil // the answer tells
-			})
-		}
-		_ = g.Wait()
-	})
+	}
+	defer close(x.visits.done)
+	dialer := x.Dialer
+	if dialer == nil {
+		dialer = zdb.NewDialer(zdb.Options{PoolSize: 1, Timeout: askLimit})
+	}
+	x.visits.list = make([]visit, len(x.Backends))
+	var g errgroup.Group
+	g.SetLimit(askAtOnce)
+	for i, b := range x.Backends {
+		g.Go(func() error {
+			x.visits.list[i] = visitOf(ctx, dialer, b)
+			return nil // the answer tells
+		})
+	}
+	_ = g.Wait()
 	return x.visits.list
 }
 

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -226,29 +227,39 @@ func (x *examination) one(ctx context.Context, c check) []Result {
 	mine := *x
 	mine.name = c.name
 	out := make(chan []Result, 1)
-	go func() { out <- c.run(ctx, &mine) }()
+	go func() { out <- named(c.name, c.run(ctx, &mine)) }()
 	select {
 	case list := <-out:
-		for i := range list {
-			list[i].Check = c.name
-		}
 		return list
 	case <-ctx.Done():
 		select {
-		case list := <-out: // at the same moment
-			for i := range list {
-				list[i].Check = c.name
-			}
+		case list := <-out: // at the same moment, or just because the time is over
 			return list
-		default:
+		case <-time.After(grace):
 		}
 		return []Result{{Check: c.name, Severity: Warning, Measured: fmt.Sprintf("more than %s", x.Limit),
 			Cause: "this check did not end in time: what it looks at hangs, or is very slow", Remedy: "look at the kernel's log (dmesg) for a disk, mount or network that does not answer"}}
 	}
 }
 
+// grace is how long a check has for what it says when its time is over.
+const grace = 250 * time.Millisecond
+
+// named completes results: the name, and each text in one line, for errors may
+// have several.
+func named(name string, list []Result) []Result {
+	for i := range list {
+		r := &list[i]
+		r.Check = name
+		for _, text := range []*string{&r.Subject, &r.Measured, &r.Cause, &r.Remedy} {
+			*text = strings.Join(strings.Fields(*text), " ")
+		}
+	}
+	return list
+}
+
 func prepare(ctx context.Context, o Options) (*examination, error) {
-	x := &examination{Options: o, sys: o.system, visits: &visits{}}
+	x := &examination{Options: o, sys: o.system, visits: &visits{done: make(chan struct{})}}
 	if x.sys == nil {
 		x.sys = thisMachine()
 	}

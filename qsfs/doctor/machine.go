@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -111,9 +112,9 @@ func memoryCgroup(_ context.Context, x *examination) []Result {
 // cgroupLimit finds the lowest limit of the groups that this process is in: of
 // version 2 under the name unified, else of version 1 in a hierarchy.
 func cgroupLimit(s *system, unified, hierarchy, legacy string) (limit int64, where string) {
-	take := func(path string) {
-		if n, ok := s.number(path); ok && (where == "" || n < limit) {
-			limit, where = n, "/"+path
+	take := func(file string) {
+		if n, ok := s.number(file); ok && (where == "" || n < limit) {
+			limit, where = n, "/"+file
 		}
 	}
 	for line := range strings.SplitSeq(s.fact("proc/self/cgroup"), "\n") {
@@ -128,9 +129,9 @@ func cgroupLimit(s *system, unified, hierarchy, legacy string) (limit int64, whe
 			}
 			base, file = "sys/fs/cgroup/"+hierarchy, legacy
 		}
-		for dir := strings.TrimSuffix(parts[2], "/"); ; dir = dir[:strings.LastIndex(dir, "/")] {
-			take(base + dir + "/" + file)
-			if dir == "" {
+		for dir := path.Join("/", parts[2]); ; dir = path.Dir(dir) {
+			take(path.Join(base, dir, file))
+			if dir == "/" {
 				break
 			}
 		}
