@@ -50,6 +50,9 @@ func TestBecomeServices(t *testing.T) {
 	}
 	require.NoError(t, p.Retire(ctx, "data0"))
 	require.Equal(t, services.Missing, state("data0"))
+	require.NoError(t, os.Rename(filepath.Join(dir, "data2"), filepath.Join(dir, "..", "lost")))
+	require.NoError(t, p.Retire(ctx, "data2"), "one that is lost with its files")
+	require.Equal(t, services.Missing, state("data2"))
 	require.Equal(t, services.Active, state("data1"))
 }
 

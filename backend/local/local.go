@@ -222,8 +222,8 @@ func (p *Provisioner) retire(ctx context.Context, id string) error {
 		return nil // no backend can have it
 	}
 	i, err := load(filepath.Join(p.dir, id))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if errors.Is(err, fs.ErrNotExist) { // lost with its files: its service is not
+		return p.launcher.forget(ctx, Instance{ID: id, Dir: filepath.Join(p.dir, id)})
 	}
 	if err != nil {
 		return err

@@ -95,6 +95,13 @@ func Start(t testing.TB, o Options) *Machine {
 	return m
 }
 
+// In gives the machine for a subtest: it fails that.
+func (m *Machine) In(t testing.TB) *Machine {
+	c := *m
+	c.t = t
+	return &c
+}
+
 func engine(t testing.TB, image string) *dockertest.Pool {
 	t.Helper()
 	if _, err := os.Stat("/dev/fuse"); err != nil {
