@@ -38,11 +38,11 @@ type Service struct {
 
 	After    []string // started before this one, stopped after it
 	Before   []string // started after this one, stopped before it: what is added beside services that stay as they are says it so
-	Requires []string // as After; and when one of them stops, this one does (systemd)
+	Requires []string // as After; and when one of them stops, this one does (systemd, child)
 
 	Notify       bool          // the program tells its readiness by sd_notify; else it is ready when it runs and WaitExec ended with 0
 	WaitExec     []string      // run after the start; ends with 0 once the service is ready
-	StopExec     []string      // run before SIGTERM, as for draining; bounded by StopTimeout, and its failure prevents no stop
+	StopExec     []string      // run before the SIGTERM of a stop, once it was ready, as for draining; bounded by StopTimeout, and its failure prevents no stop
 	StartTimeout time.Duration // zero: 5 minutes
 	StopTimeout  time.Duration // between SIGTERM and SIGKILL; zero: 10 minutes, for queues are drained
 	Kill         KillMode      // who gets the signals; empty: KillMain

@@ -330,9 +330,10 @@ func (m *Manager) launchOwn(name string, gone chan<- error) error {
 	return nil
 }
 
-// Stop stops services one after the other, the last started first.
+// Stop stops services one after the other, the last started first; before them
+// those that require them.
 func (m *Manager) Stop(ctx context.Context, names ...string) error {
-	list, err := m.installed(names)
+	list, err := m.withDependants(names)
 	if err != nil {
 		return err
 	}
@@ -362,8 +363,9 @@ func (m *Manager) stop(ctx context.Context, s services.Service) error {
 	if err != nil {
 		return err
 	}
+	s = s.WithDefaults()
 	if pid == 0 {
-		return h.endOrphan(ctx, s.WithDefaults())
+		return h.endOrphan(ctx, s, func() { stopExec(s, m.log) })
 	}
 	if pid == os.Getpid() {
 		return errors.New("another Manager of this process supervises it")
@@ -371,7 +373,11 @@ func (m *Manager) stop(ctx context.Context, s services.Service) error {
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return err
 	}
-	wait, cancel := context.WithTimeout(ctx, s.WithDefaults().StopTimeout+stopMargin)
+	limit := s.StopTimeout + stopMargin
+	if len(s.StopExec) > 0 {
+		limit += s.StopTimeout
+	}
+	wait, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	ended := func() (bool, error) { alive, err := h.supervised(); return !alive, err }
 	err = poll(wait, ended)
@@ -387,15 +393,73 @@ func (m *Manager) stop(ctx context.Context, s services.Service) error {
 	if err := poll(wait, ended); err != nil {
 		return err
 	}
-	return h.endOrphan(ctx, s.WithDefaults())
+	return h.endOrphan(ctx, s, nil)
 }
 
-// Restart stops the services, then starts them.
+// withDependants adds to installed services those that run and require one of
+// them, sorted as they start.
+func (m *Manager) withDependants(names []string) ([]services.Service, error) {
+	if _, err := m.installed(names); err != nil {
+		return nil, err
+	}
+	all, err := m.all()
+	if err != nil {
+		// One damaged definition keeps no other service from being stopped.
+		m.log.Warn("dependants are not known", "err", err)
+		return m.installed(names)
+	}
+	wanted := map[string]bool{}
+	for _, n := range names {
+		wanted[n] = true
+	}
+	var list []services.Service
+	for _, s := range all { // what is required comes first
+		if !wanted[s.Name] && slices.ContainsFunc(s.Requires, func(n string) bool { return wanted[n] }) {
+			runs, err := m.home(s.Name).supervised()
+			if err != nil {
+				return nil, err
+			}
+			wanted[s.Name] = runs
+		}
+		if wanted[s.Name] {
+			list = append(list, s)
+		}
+	}
+	return list, nil
+}
+
+// all reads every definition, sorted as they start.
+func (m *Manager) all() ([]services.Service, error) {
+	entries, err := os.ReadDir(m.dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if services.CheckName(e.Name()) != nil {
+			continue
+		}
+		if _, err := os.Lstat(m.home(e.Name()).definition()); err == nil {
+			names = append(names, e.Name())
+		}
+	}
+	return m.installed(names)
+}
+
+// Restart stops the services and what requires them, then starts them all.
 func (m *Manager) Restart(ctx context.Context, names ...string) error {
-	if err := m.Stop(ctx, names...); err != nil {
+	list, err := m.withDependants(names)
+	if err != nil {
 		return err
 	}
-	return m.Start(ctx, names...)
+	var again []string
+	for _, s := range list {
+		again = append(again, s.Name)
+	}
+	if err := m.Stop(ctx, again...); err != nil {
+		return err
+	}
+	return m.Start(ctx, again...)
 }
 
 // Reload signals those that run.
@@ -421,22 +485,10 @@ func (m *Manager) Reload(ctx context.Context, names ...string) error {
 
 // Installed lists the folders with a definition.
 func (m *Manager) Installed(context.Context) ([]string, error) {
-	entries, err := os.ReadDir(m.dir)
-	if err != nil {
-		return nil, err
-	}
+	list, err := m.all()
 	var names []string
-	for _, e := range entries {
-		if services.CheckName(e.Name()) != nil {
-			continue
-		}
-		if _, err := os.Lstat(m.home(e.Name()).definition()); err == nil {
-			names = append(names, e.Name())
-		}
-	}
-	list, err := m.installed(names)
-	for i, s := range list {
-		names[i] = s.Name
+	for _, s := range list {
+		names = append(names, s.Name)
 	}
 	return names, err
 }

@@ -479,3 +479,87 @@ func TestStatusOfAnEarlierLife(t *testing.T) {
 	require.NoError(t, h.writeRecord(record{Supervisor: os.Getpid(), State: services.Active, PID: os.Getpid(), Started: proc.Started(os.Getpid())}))
 	require.Equal(t, services.Active, statusOf(t, m, "a").State)
 }
+
+// What drains runs before a stop, and not when a start failed.
+func TestStopExecOnlyAtAStop(t *testing.T) {
+	t.Parallel()
+	m := newManager(t, "own")
+	drained := filepath.Join(t.TempDir(), "drained")
+	s := sleeper("a")
+	s.WaitExec = []string{"/bin/false"}
+	s.StopExec = []string{"/bin/sh", "-c", "echo x >>'" + drained + "'"}
+	apply(t, m, s)
+	require.NoError(t, m.Start(t.Context(), "a"))
+	eventually(t, "its start failed twice", func() bool { return statusOf(t, m, "a").Restarts >= 2 })
+	require.NoError(t, m.Stop(t.Context(), "a"))
+	require.NoFileExists(t, drained)
+	s.WaitExec = nil
+	apply(t, m, s)
+	require.NoError(t, m.Start(t.Context(), "a"))
+	require.NoError(t, m.WaitReady(t.Context(), "a"))
+	require.NoError(t, m.Stop(t.Context(), "a"))
+	b, err := os.ReadFile(drained)
+	require.NoError(t, err)
+	require.Equal(t, "x\n", string(b))
+}
+
+// What requires a service stops with it, and is started again with it.
+func TestRequires(t *testing.T) {
+	t.Parallel()
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			m := newManager(t, mode)
+			zdb, zdbfs, other := sleeper("zdb"), sleeper("zdbfs"), sleeper("other")
+			zdbfs.Requires, other.After = []string{"zdb"}, []string{"zdb"}
+			apply(t, m, zdb, zdbfs, other)
+			names := []string{"zdb", "zdbfs", "other"}
+			require.NoError(t, m.Start(t.Context(), names...))
+			require.NoError(t, m.WaitReady(t.Context(), names...))
+			before := statusOf(t, m, "zdbfs").PID
+			require.NoError(t, syscall.Kill(statusOf(t, m, "zdb").PID, syscall.SIGKILL))
+			eventually(t, "both run again", func() bool {
+				st := statusOf(t, m, "zdbfs")
+				return statusOf(t, m, "zdb").Restarts == 1 && st.State == services.Active && st.PID != before
+			})
+			require.Zero(t, statusOf(t, m, "other").Restarts, "an order is no need")
+			require.NoError(t, m.Restart(t.Context(), "zdb"))
+			require.NoError(t, m.WaitReady(t.Context(), "zdb", "zdbfs"))
+			require.NoError(t, m.Stop(t.Context(), "zdb"))
+			require.Equal(t, services.Inactive, statusOf(t, m, "zdbfs").State)
+			require.Equal(t, services.Active, statusOf(t, m, "other").State)
+		})
+	}
+}
+
+// Run is a container's one program: everything in order, reload, and everything
+// stopped in the opposite order.
+func TestRun(t *testing.T) {
+	t.Parallel()
+	m := newManager(t, "detached")
+	require.ErrorIs(t, m.Run(t.Context(), nil), ErrNothingInstalled)
+	file := filepath.Join(t.TempDir(), "notes")
+	note := func(name string, after ...string) services.Service {
+		s := sleeper(name)
+		s.Exec = []string{"/bin/sh", "-c", `trap 'echo end "$0" >>"$1"; exit 0' TERM; trap 'echo reload "$0" >>"$1"' HUP; echo start "$0" >>"$1"; while :; do sleep 0.05; done`, name, file}
+		s.WaitExec = []string{"/bin/sh", "-c", "until grep -q 'start " + name + "' '" + file + "'; do sleep 0.02; done"}
+		s.After, s.ReloadSignal = after, syscall.SIGHUP
+		return s
+	}
+	apply(t, m, note("b", "a"), note("a"), note("c", "b"))
+	ctx, stop := context.WithCancel(t.Context())
+	reload, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- m.Run(ctx, reload) }()
+	require.NoError(t, m.WaitReady(t.Context(), "a"))
+	eventually(t, "all run", func() bool { return statusOf(t, m, "c").State == services.Active })
+	reload <- struct{}{}
+	has := func(text string) func() bool {
+		return func() bool { b, _ := os.ReadFile(file); return strings.Contains(string(b), text) }
+	}
+	eventually(t, "reload", has("reload c"))
+	stop()
+	require.NoError(t, <-ended)
+	b, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Regexp(t, `^start a\nstart b\nstart c\n(reload [abc]\n){3}end c\nend b\nend a\n$`, string(b))
+}

@@ -180,13 +180,17 @@ func (h home) status(name string) (services.Status, error) {
 	return st, nil
 }
 
-// endOrphan ends a service whose supervisor was killed.
-func (h home) endOrphan(ctx context.Context, s services.Service) error {
+// endOrphan ends a service whose supervisor was killed; before is called first
+// where there is one that was ready.
+func (h home) endOrphan(ctx context.Context, s services.Service, before func()) error {
 	r, err := h.readRecord()
 	if err != nil {
 		return err
 	}
 	if proc.Is(r.PID, r.Started) {
+		if before != nil && r.State == services.Active {
+			before()
+		}
 		if err := endProcess(ctx, r.PID, s, func() bool { return !proc.Is(r.PID, r.Started) }); err != nil {
 			return err
 		}

@@ -21,7 +21,8 @@ const (
 	maxRestartDelay = time.Minute
 	steady          = time.Minute // a run of this length ends the doubling of delays
 	lockWait        = 2 * time.Second
-	logCheck        = 30 * time.Second
+	logCheck        = 5 * time.Second
+	requireCheck    = 500 * time.Millisecond
 )
 
 // ErrSupervised says that a supervisor of this service lives already.
@@ -49,7 +50,7 @@ func Supervise(ctx context.Context, dir, name string, log *slog.Logger) error {
 		return err
 	}
 	sv := &supervisor{home: h, service: s.WithDefaults(), log: log.With("service", name)}
-	if err := h.endOrphan(ctx, sv.service); err != nil {
+	if err := h.endOrphan(ctx, sv.service, nil); err != nil { // it is started again: no stop
 		return err
 	}
 	return sv.run(ctx)
@@ -67,6 +68,7 @@ type supervisor struct {
 	service services.Service
 	log     *slog.Logger
 	record  record
+	active  bool // this run was ready
 }
 
 func (v *supervisor) run(ctx context.Context) error {
@@ -111,12 +113,17 @@ func (v *supervisor) set(state services.State, detail string) {
 func (v *supervisor) once(ctx context.Context) error {
 	v.clearMount()
 	defer v.clearMount()
+	required, err := v.awaitRequired(ctx)
+	if err != nil {
+		return err
+	}
 	p, err := v.start()
 	if err != nil {
 		return err
 	}
 	defer p.close()
 	v.record.PID, v.record.Started = p.cmd.Process.Pid, proc.Started(p.cmd.Process.Pid)
+	v.active = false
 	v.set(services.Starting, "")
 
 	ready := p.awaitReady(v.service)
@@ -124,6 +131,11 @@ func (v *supervisor) once(ctx context.Context) error {
 	defer late.Stop()
 	look := time.NewTicker(logCheck)
 	defer look.Stop()
+	follow := time.NewTicker(requireCheck)
+	defer follow.Stop()
+	if len(required) == 0 {
+		follow.Stop()
+	}
 	for {
 		select {
 		case err := <-ready:
@@ -132,12 +144,17 @@ func (v *supervisor) once(ctx context.Context) error {
 				return errors.Join(err, v.end(p))
 			}
 			late.Stop()
+			v.active = true
 			v.set(services.Active, "")
 		case <-late.C:
 			return errors.Join(fmt.Errorf("not ready within %v", v.service.StartTimeout), v.end(p))
 		case <-look.C:
 			if err := v.home.trimLog(); err != nil {
 				v.log.Warn("log not trimmed", "err", err)
+			}
+		case <-follow.C:
+			if name := v.changed(required); name != "" {
+				return errors.Join(fmt.Errorf("%s, which it requires, ended", name), v.end(p))
 			}
 		case <-p.ended:
 			v.record.PID, v.record.Started = 0, ""
@@ -147,15 +164,18 @@ func (v *supervisor) once(ctx context.Context) error {
 			}
 			return p.endError()
 		case <-ctx.Done():
+			v.set(services.Stopping, "")
+			if v.active { // else there is nothing to drain, and nobody who could
+				stopExec(v.service, v.log)
+			}
 			return v.end(p)
 		}
 	}
 }
 
-// end stops the process.
+// end ends the process: at a stop, or because its start failed.
 func (v *supervisor) end(p *process) error {
 	v.set(services.Stopping, "")
-	v.stopExec()
 	err := endProcess(context.Background(), p.cmd.Process.Pid, v.service, func() bool {
 		select {
 		case <-p.ended:
@@ -169,22 +189,6 @@ func (v *supervisor) end(p *process) error {
 		v.record.PID, v.record.Started = 0, ""
 	}
 	return err
-}
-
-// stopExec runs what is to run before the signal; the stop goes on without it.
-func (v *supervisor) stopExec() {
-	s := v.service
-	if len(s.StopExec) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), s.StopTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, s.StopExec[0], s.StopExec[1:]...)
-	cmd.Env = append(os.Environ(), s.Env...)
-	cmd.WaitDelay = time.Second
-	if out, err := cmd.CombinedOutput(); err != nil {
-		v.log.Warn("what runs before the stop failed", "command", s.StopExec[0], "err", err, "output", string(out[max(0, len(out)-500):]))
-	}
 }
 
 // clearMount takes away a mount whose process was killed: it would fail every

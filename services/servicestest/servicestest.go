@@ -37,6 +37,12 @@ func Run(t *testing.T, h Harness) {
 		"Invalid":     testInvalid,
 		"Installed":   testInstalled,
 		"Reload":      testReload,
+
+		"StopExec":     testStopExec,
+		"Killed":       testKilled,
+		"CrashLoop":    testCrashLoop,
+		"ReloadSignal": testReloadSignal,
+		"Credentials":  testCredentials,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
