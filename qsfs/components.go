@@ -104,7 +104,7 @@ const drainLimit = 9 * time.Minute
 // while all others serve; else zdb, by the end of the daemon that mounts: what
 // that still has in memory can go nowhere without a zdb.
 func (s *System) componentServices(o SetupOptions, program string, daemon services.Service) []services.Service {
-	p := Programs{Hook: filepath.Join(o.Root, binDir, "quantumd-hook")}
+	p := Programs{Hook: o.hook()}
 	for name, into := range map[string]*string{zdbService: &p.Zdb, zstorService: &p.Zstor, zdbfsService: &p.Zdbfs} {
 		*into = filepath.Join(o.Root, binDir, name)
 	}

@@ -28,7 +28,7 @@ const ServiceName = "quantumd"
 type SetupOptions struct {
 	Manager services.ServiceManager
 	Root    string // put before system paths; empty: /
-	Program string // the file that is put in place as quantumd
+	Program string // the file that is put in place as quantumd; that of a package is run from where it lies
 	Hook    []byte // the program quantumd-hook; nil: a link to quantumd
 
 	// Before are services that have to run first, and say so: local backends. Their
@@ -63,7 +63,7 @@ const binDir = "/usr/local/bin"
 // when the system serves. It is idempotent.
 func (s *System) Setup(ctx context.Context, o SetupOptions) (*SetupReport, error) {
 	report := &SetupReport{Schema: client.SchemaVersion}
-	program := filepath.Join(o.Root, binDir, "quantumd")
+	program := o.program()
 	list, err := s.serviceList(o, program)
 	if err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func (s *System) Setup(ctx context.Context, o SetupOptions) (*SetupReport, error
 	if report.Changes, err = o.Manager.Plan(ctx, list); err != nil {
 		return nil, err
 	}
-	report.Files = []string{program, filepath.Join(o.Root, binDir, "quantumd-hook")}
+	report.Files = []string{program, o.hook()}
 	if report.Programs, err = s.planPrograms(ctx, o); err != nil || o.DryRun {
 		return report, err
 	}
@@ -147,7 +147,7 @@ func (s *System) installFiles(o SetupOptions, files []string) (replaced bool, er
 	if err := s.layout.make(); err != nil {
 		return false, err
 	}
-	for _, dir := range []string{filepath.Join(o.Root, binDir), s.cfg.QSFSMountpoint} {
+	for _, dir := range []string{filepath.Dir(files[0]), s.cfg.QSFSMountpoint} {
 		// A mountpoint may be in use, or dead: the start clears that.
 		if _, err := os.Stat(dir); err == nil || errors.Is(err, syscall.ENOTCONN) {
 			continue
@@ -162,6 +162,9 @@ func (s *System) installFiles(o SetupOptions, files []string) (replaced bool, er
 				return false, &PathError{Path: dir, Err: err}
 			}
 		}
+	}
+	if o.packaged() {
+		return false, s.installSecrets(o)
 	}
 	if replaced, err = copyProgram(o.Program, files[0]); err != nil {
 		return false, err
@@ -262,7 +265,7 @@ func (s *System) startServices(ctx context.Context, o SetupOptions, list []servi
 	for n, st := range status {
 		component := slices.Contains(ComponentServices(), st.Name)
 		runs := st.State == services.Active || st.State == services.Starting
-		if runs && (slices.Contains(renewed, st.Name) || component && st.Name != ServiceName && outdated(st, list[n].Exec[0])) {
+		if runs && (slices.Contains(renewed, st.Name) || (component && st.Name != ServiceName || o.packaged()) && outdated(st, list[n].Exec[0])) {
 			old = append(old, st.Name)
 		}
 		if st.State != services.Active && !component {

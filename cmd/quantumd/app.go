@@ -201,7 +201,7 @@ func (a *app) local(dir string) (*local.Provisioner, error) {
 			return nil, err
 		}
 		if list[0].State != services.Missing {
-			run = local.AsServices(m, qsfs.ServiceName, filepath.Join(a.globals.Root, "/usr/local/bin/quantumd"), "zdb")
+			run = local.AsServices(m, qsfs.ServiceName, qsfs.ProgramPath(a.globals.Root, self), "zdb")
 		}
 	}
 	return local.New(abs, run, local.WithLogger(a.logger())), nil

@@ -40,6 +40,7 @@ type cli struct {
 
 	Restart   restartCmd   `cmd:"" help:"Stop and start the installed services."`
 	Logs      logsCmd      `cmd:"" help:"What a service printed."`
+	Supervise superviseCmd `cmd:"" help:"Run what setup installed in the foreground, where no service manager runs: as in a container."`
 	Services  servicesCmd  `cmd:"" help:"List the installed services."`
 	Queue     queueCmd     `cmd:"" help:"Files on their way to the backends."`
 	Backends  backendsCmd  `cmd:"" help:"The backends in use."`
@@ -65,5 +66,5 @@ type cli struct {
 
 	DemoFrontend demoFrontendCmd `cmd:"" hidden:"" help:"Part of the demo without a mount."`
 	Drain        drainCmd        `cmd:"" hidden:"" help:"What runs before an external zdb is stopped."`
-	Supervise    superviseCmd    `cmd:"" hidden:"" help:"Supervise one service; what setup runs where there is no service manager."`
+	Man          manCmd          `cmd:"" hidden:"" help:"Print the manual page."`
 }

@@ -33,7 +33,24 @@ func (c *completionCmd) Run(a *app, k *kong.Context) error {
 		return nil
 	}
 	if c.Shell == "zsh" {
-		fmt.Fprintln(a.stdout, "autoload -U +X bashcompinit && bashcompinit")
+		// As a file of a folder in fpath, and as a script that is sourced; `path` has
+		// a meaning of its own in zsh.
+		fmt.Fprintln(a.stdout, `#compdef quantumd
+_quantumd() {
+  local line="" word
+  local -a candidates
+  for word in "${(@)words[2,CURRENT-1]}"; do [[ $word == -* ]] || line="${line:+$line }$word"; done
+  case "$line" in`)
+		for _, path := range sortedPaths(words) {
+			fmt.Fprintf(a.stdout, "    %q) candidates=(%s) ;;\n", path, strings.Join(words[path], " "))
+		}
+		fmt.Fprintln(a.stdout, `    *) _files; return ;;
+  esac
+  [[ "${words[CURRENT]}" == -* ]] || candidates=(${candidates:#-*})
+  if (( $#candidates )); then compadd -a candidates; else _files; fi
+}
+if [[ "${funcstack[1]}" == _quantumd ]]; then _quantumd "$@"; else compdef _quantumd quantumd; fi`)
+		return nil
 	}
 	fmt.Fprintln(a.stdout, `_quantumd() {
   local path="" word words=""

@@ -22,7 +22,6 @@ import (
 	"github.com/threefoldtech/quantumd/hooks"
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/config"
-	"github.com/threefoldtech/quantumd/services/child"
 )
 
 // components are the embedded programs, with the real ones' arguments. They
@@ -41,8 +40,6 @@ type componentCmd struct {
 
 // Run is never reached: main looks at the name first. It is here for --help.
 func (componentCmd) Run() error { return errors.New("called through the grammar") }
-
-type superviseCmd = componentCmd
 
 type hookCmd struct {
 	Args []string `arg:"" optional:"" passthrough:"" help:"Event, instance and what the event carries."`
@@ -104,17 +101,6 @@ func (a *app) hookSocket() string {
 		return qsfs.SystemLayout(a.globals.Root, config.Default()).HookSocket()
 	}
 	return ""
-}
-
-// runSupervise is the process behind a service where no service manager runs.
-func runSupervise(ctx context.Context, a *app, args []string) int {
-	if len(args) != 2 {
-		return a.fail(&usageError{errors.New("supervise: want a folder and a service")})
-	}
-	if err := child.Supervise(ctx, args[0], args[1], a.logger()); err != nil {
-		return a.fail(err)
-	}
-	return exitDone
 }
 
 // zdbOptions are zdb's options, those that only ours has at the end.

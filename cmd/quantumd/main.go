@@ -24,6 +24,7 @@ import (
 
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zdbfs/mount"
+	"github.com/threefoldtech/quantumd/internal/pid1"
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
@@ -41,6 +42,14 @@ const (
 )
 
 func main() {
+	if pid1.Is() {
+		code, err := pid1.Run()
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "quantumd: error: as process 1: %v\n", err)
+			code = max(code, exitFailed)
+		}
+		os.Exit(code)
+	}
 	os.Exit(run(os.Args, os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }
 
@@ -53,7 +62,7 @@ func run(args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int 
 	}
 	ctx, stop := untilSignal(context.Background())
 	defer stop()
-	if len(args) > 0 && components[args[0]] != nil {
+	if len(args) > 0 && components[args[0]] != nil && (args[0] != "supervise" || ofOneService(args[1:])) {
 		return components[args[0]](ctx, a, args[1:]) // they have the real ones' arguments
 	}
 	var c cli

@@ -32,7 +32,7 @@ func (a *app) manager() (services.ServiceManager, error) {
 	if err != nil {
 		return nil, err
 	}
-	if installed := filepath.Join(root, "/usr/local/bin/quantumd"); fileExists(installed) {
+	if installed := qsfs.ProgramPath(root, self); fileExists(installed) {
 		self = installed // the supervisor outlives this copy
 	}
 	dir := filepath.Join(root, "/var/lib/quantumd/services")

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/binaries"
 	"github.com/threefoldtech/quantumd/services"
 )
@@ -58,7 +59,7 @@ func hookProgram(_ context.Context, x *examination) []Result {
 	if !x.external("zdb") {
 		return skip("only a real zdb calls hooks")
 	}
-	path := x.root("/usr/local/bin/quantumd-hook")
+	path := filepath.Join(filepath.Dir(qsfs.ProgramPath(x.root(""), x.Program)), "quantumd-hook")
 	if x.Below {
 		path = filepath.Join(x.Layout.State, "quantumd-hook")
 	}
@@ -80,7 +81,7 @@ func installedProgram(_ context.Context, x *examination) []Result {
 	if x.Below || x.Program == "" {
 		return skip("nothing is installed for a system below a folder")
 	}
-	path := x.root("/usr/local/bin/quantumd")
+	path := qsfs.ProgramPath(x.root(""), x.Program)
 	st, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return skip("nothing is installed")
