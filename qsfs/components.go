@@ -143,6 +143,30 @@ func (s *System) componentServices(o SetupOptions, program string, daemon servic
 	return out
 }
 
+// readyByCommand is a service manager that does not know sd_notify, as zinit.
+type readyByCommand interface {
+	ReadyByCommand() bool
+}
+
+// waitDaemon is the command that ends when the daemon has come as far as it
+// tells by sd_notify: it serves, or, where a zdb is started after it, takes hooks.
+func (s *System) waitDaemon(o SetupOptions, program string) []string {
+	words := []string{program, "wait"}
+	if s.cfg.Engine.Zdb == config.External {
+		words = append(words, "hooks", "--at", s.layout.HookSocket())
+	}
+	return slices.Concat(words, []string{"--timeout", "4m30s"}, o.Daemon, []string{"--log-level", "error"})
+}
+
+// WaitHooks returns when a daemon listens on its socket for hooks.
+func WaitHooks(ctx context.Context, socket string) error {
+	for {
+		if err := dials(ctx, socket, startPatience); err == nil || ctx.Err() != nil {
+			return errors.Join(err, ctx.Err())
+		}
+	}
+}
+
 // writeDaemonConfig writes the config file of an external zstor, which is
 // started before the daemon. While that runs, it does so itself.
 func (s *System) writeDaemonConfig(ctx context.Context) error {

@@ -1,7 +1,8 @@
 // Package services is the contract of service managers: what a [Service] is,
 // and how one is installed, run, watched and removed ([ServiceManager]).
 //
-// services/systemd writes units and asks systemd over D-Bus; services/child
+// services/systemd writes units and asks systemd over D-Bus; services/zinit
+// writes the files of a zinit and asks it over its socket; services/child
 // supervises programs where no manager runs, as in a container.
 // services/servicestest holds the tests that each of them passes. This package
 // does not know which services a QSFS has.
@@ -46,7 +47,7 @@ type Service struct {
 	StartTimeout time.Duration // zero: 5 minutes
 	StopTimeout  time.Duration // between SIGTERM and SIGKILL; zero: 10 minutes, for queues are drained
 	Kill         KillMode      // who gets the signals; empty: KillMain
-	RestartDelay time.Duration // after an unexpected end; zero: 2 s
+	RestartDelay time.Duration // after an unexpected end; zero: 2 s, as with zinit always
 	SuccessExit  []int         // exit codes after a stop that are no failure, beside 0
 	ReloadSignal syscall.Signal
 	Watchdog     time.Duration // with Notify: without a sign of life for so long it is ended and started again (systemd); zero: not watched
@@ -68,7 +69,8 @@ type Credential struct {
 // KillMode says which processes of a service a stop reaches.
 type KillMode string
 
-// The kill modes; those of systemd by the same name.
+// The kill modes; those of systemd by the same name. With zinit SIGTERM goes to
+// the whole process group whatever the mode.
 const (
 	KillMain    KillMode = "mixed"         // SIGTERM to the program, SIGKILL to what is left
 	KillGroup   KillMode = "control-group" // both to all
@@ -368,6 +370,11 @@ func DetectAt(root string) Manager {
 	// The rule of sd_booted(3). The name of process 1 is wrong below a wrapper.
 	if st, err := os.Lstat(filepath.Join(root, "run/systemd/system")); err == nil && st.IsDir() {
 		return Systemd
+	}
+	for _, socket := range ZinitSockets(root) {
+		if zinitAnswers(socket) {
+			return Zinit
+		}
 	}
 	return Child
 }

@@ -191,12 +191,17 @@ func (a *app) waitAt(ctx context.Context, what, at string) (ok bool, err error) 
 			at = a.layout(cfg).ZdbSocket()
 		case what == "mount" && cfg.Engine.Zdbfs == config.External:
 			at = cfg.QSFSMountpoint
+		case what == "hooks":
+			at = a.layout(cfg).HookSocket()
 		default:
 			return false, nil
 		}
 	}
-	if what == "zdb" {
+	switch what {
+	case "zdb":
 		return true, qsfs.WaitZdb(ctx, at)
+	case "hooks":
+		return true, qsfs.WaitHooks(ctx, at)
 	}
 	return true, qsfs.WaitZdbfs(ctx, at)
 }

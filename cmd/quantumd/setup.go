@@ -15,18 +15,22 @@ import (
 	"github.com/threefoldtech/quantumd/services"
 	"github.com/threefoldtech/quantumd/services/child"
 	"github.com/threefoldtech/quantumd/services/systemd"
+	"github.com/threefoldtech/quantumd/services/zinit"
 )
 
 // secretVariables are those of the environment that hold a secret. What this
 // command needs of them it has read already.
 var secretVariables = []string{"MNEMONIC", "PASSWORD", "QUANTUMD_MNEMONIC", "QUANTUMD_PASSWORD", "QUANTUMD_ENCRYPTION_KEY", "QUANTUMD_BACKENDS"}
 
-// manager gives the service manager of this machine: systemd, or supervision
-// of our own where none runs.
+// manager gives the service manager of this machine: systemd, zinit, or
+// supervision of our own where none runs.
 func (a *app) manager() (services.ServiceManager, error) {
 	root := a.globals.Root
-	if services.DetectAt("/"+root) == services.Systemd {
+	switch services.DetectAt("/" + root) {
+	case services.Systemd:
 		return systemd.New(systemd.Options{Root: root, Target: "qsfs.target"}), nil
+	case services.Zinit:
+		return zinit.New(zinit.Options{Root: root, Logger: a.logger()}), nil
 	}
 	self, err := os.Executable()
 	if err != nil {

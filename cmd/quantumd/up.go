@@ -226,7 +226,7 @@ func (r *runner) greet(sys *qsfs.System) {
 }
 
 type waitCmd struct {
-	What    string        `arg:"" optional:"" enum:"ready,mount,zdb" default:"ready" help:"What to wait for: ready, mount or zdb."`
+	What    string        `arg:"" optional:"" enum:"ready,mount,zdb,hooks" default:"ready" help:"What to wait for: ready, mount, zdb or hooks."`
 	Timeout time.Duration `default:"5m" help:"How long to wait."`
 	At      string        `hidden:"" help:"Socket or mountpoint of an external component."`
 }

@@ -5,6 +5,10 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Started gives the start time of a process: clock ticks since boot, field 22
@@ -39,4 +43,18 @@ func Started(pid int) string {
 // Is says whether pid is the very process that began at started.
 func Is(pid int, started string) bool {
 	return pid > 1 && started != "" && Started(pid) == started
+}
+
+// ticks is how many of the clock ticks of /proc are in a second, on every
+// architecture that Go runs on.
+const ticks = 100
+
+// Began is when a process began; zero for one that has ended.
+func Began(pid int) time.Time {
+	n, err := strconv.ParseInt(Started(pid), 10, 64)
+	var up unix.Timespec
+	if err != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) != nil {
+		return time.Time{}
+	}
+	return time.Now().Add(time.Duration(n)*(time.Second/ticks) - time.Duration(up.Nano())).Round(0)
 }
