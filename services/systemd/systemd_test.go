@@ -26,7 +26,7 @@ func TestConformance(t *testing.T) {
 			t.Parallel()
 			servicestest.Run(t, servicestest.Harness{
 				Double: true, // TestMachine has the real one
-				New: func(t *testing.T) services.ServiceManager { return newFake(t).manager(target) },
+				New:    func(t *testing.T) services.ServiceManager { return newFake(t).manager(target) },
 				Service: func(t *testing.T, name string) services.Service {
 					return services.Service{Name: name, Exec: []string{"/bin/sleep", "60"}}
 				},
