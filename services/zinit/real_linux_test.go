@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -16,22 +15,12 @@ import (
 	"github.com/threefoldtech/quantumd/services/zinit"
 )
 
-// real starts a real zinit of a generation with a folder of its own; the test
-// is skipped where there is none.
-func real(t *testing.T, g zinit.Generation) world {
+// beginReal starts a real zinit; it ends with its test.
+func (w world) beginReal(t *testing.T, bin string) {
 	t.Helper()
-	variable := map[zinit.Generation]string{zinit.LineProtocol: "ZINIT_OLD_BIN", zinit.JSONRPC: "ZINIT_NEW_BIN"}[g]
-	bin := os.Getenv(variable)
-	if bin == "" {
-		t.Skipf("%s names no real zinit", variable)
-	}
-	w := world{g: g, dir: shortDir(t)}
-	w.socket = filepath.Join(w.dir, "z.sock")
-	w.services = filepath.Join(w.dir, "etc")
-	require.NoError(t, os.Mkdir(w.services, 0o755))
 	var said bytes.Buffer
 	var cmd *exec.Cmd
-	if g == zinit.LineProtocol {
+	if w.g == zinit.LineProtocol {
 		cmd = exec.Command(bin, "-s", w.socket, "init", "-c", w.services, "--container")
 	} else { // its folder is always /etc/zinit
 		require.NoError(t, os.MkdirAll("/etc/zinit", 0o755))
@@ -54,7 +43,6 @@ func real(t *testing.T, g zinit.Generation) world {
 	})
 	require.Eventually(t, func() bool {
 		found, err := zinit.Probe(t.Context(), w.socket)
-		return err == nil && found == g
+		return err == nil && found == w.g
 	}, 10*time.Second, 20*time.Millisecond)
-	return w
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,7 +22,12 @@ type world struct {
 	dir      string // of the test
 	services string // the service files
 	socket   string
+	pause    time.Duration // of the double: how quick it is to start things again
+	starts   func(w world, t *testing.T)
 }
+
+// begin starts the zinit, with what is in its folder.
+func (w world) begin(t *testing.T) { t.Helper(); w.starts(w, t) }
 
 func (w world) manager() *zinit.Manager {
 	return zinit.New(zinit.Options{Root: w.dir, Dir: w.services, Socket: w.socket})
@@ -47,19 +53,36 @@ func shortDir(t *testing.T) string {
 }
 
 // each runs a test on the double and on the real zinit, of both generations.
-func each(t *testing.T, test func(t *testing.T, w func(t *testing.T) world)) {
-	for name, start := range map[string]func(t *testing.T) world{
-		"Old":     func(t *testing.T) world { return double(t, zinit.LineProtocol) },
-		"New":     func(t *testing.T) world { return double(t, zinit.JSONRPC) },
-		"RealOld": func(t *testing.T) world { return real(t, zinit.LineProtocol) },
-		"RealNew": func(t *testing.T) world { return real(t, zinit.JSONRPC) },
-	} {
+func each(t *testing.T, test func(t *testing.T, start func(t *testing.T) world)) {
+	eachIdle(t, func(t *testing.T, idle func(t *testing.T) world) {
+		test(t, func(t *testing.T) world {
+			w := idle(t)
+			w.begin(t)
+			return w
+		})
+	})
+}
+
+// eachIdle is each with a zinit that has not begun yet.
+func eachIdle(t *testing.T, test func(t *testing.T, idle func(t *testing.T) world)) {
+	for _, g := range []zinit.Generation{zinit.LineProtocol, zinit.JSONRPC} {
+		name := map[zinit.Generation]string{zinit.LineProtocol: "Old", zinit.JSONRPC: "New"}[g]
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if name[0] == 'R' {
-				start(t) // skips as a whole
+			test(t, func(t *testing.T) world { return newWorld(t, g) })
+		})
+		t.Run("Real"+name, func(t *testing.T) {
+			t.Parallel()
+			variable := "ZINIT_" + strings.ToUpper(name) + "_BIN"
+			bin := os.Getenv(variable)
+			if bin == "" {
+				t.Skipf("%s names no real zinit", variable)
 			}
-			test(t, start)
+			test(t, func(t *testing.T) world {
+				w := newWorld(t, g)
+				w.starts = func(w world, t *testing.T) { w.beginReal(t, bin) }
+				return w
+			})
 		})
 	}
 }
