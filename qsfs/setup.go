@@ -155,6 +155,11 @@ func (s *System) installFiles(o SetupOptions, files []string) (replaced bool, er
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return false, &PathError{Path: dir, Err: err}
 		}
+		if dir == s.cfg.QSFSMountpoint { // for Uninstall
+			if err := renameio.WriteFile(filepath.Join(s.layout.State, madeFile), []byte(dir), 0o600); err != nil {
+				return false, &PathError{Path: dir, Err: err}
+			}
+		}
 	}
 	if len(s.externalNames()) > 0 { // what confined services write has to be there before they start
 		for _, dir := range []string{s.layout.Logs, s.layout.HookSpool(), filepath.Dir(s.layout.Zstor)} {

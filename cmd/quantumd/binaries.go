@@ -134,22 +134,15 @@ func (a *app) printPrograms(items []binaries.Item) {
 	}
 }
 
-// removeBinaries takes away what setup fetched.
-func (a *app) removeBinaries(ctx context.Context) ([]string, error) {
-	cfg, err := config.Load(a.configPath(), a.configOptions(true)...)
-	if err != nil {
-		cfg = config.Default() // the lock file tells as well
-	}
+// removable gives what takes away the programs that setup fetched.
+func (a *app) removable(cfg *config.Config) (*binaries.Installer, error) {
+	cfg = cfg.Clone()
 	for name, b := range cfg.Binaries { // one that is wrong must not keep the rest here
 		if _, err := binaries.New(binaries.Options{Dir: "/", Lock: "/", Pinned: map[string]binaries.Source{name: {URL: b.URL, SHA256: b.SHA256}}}); err != nil {
 			delete(cfg.Binaries, name)
 		}
 	}
-	in, err := a.installer(cfg, "", a.progress())
-	if err != nil {
-		return nil, err
-	}
-	return in.Remove(ctx)
+	return a.installer(cfg, "", a.progress())
 }
 
 type drainCmd struct {
@@ -171,7 +164,7 @@ func (c *drainCmd) Run(ctx context.Context, a *app) error {
 	if _, err := a.client().Status(asking); errors.Is(err, client.ErrNotRunning) {
 		return nil
 	}
-	return (&stopCmd{Timeout: c.Timeout}).stopRunning(ctx, a)
+	return (&draining{Timeout: c.Timeout}).stopRunning(ctx, a)
 }
 
 // waitAt waits for one external component, at its socket or mountpoint. ok is

@@ -369,7 +369,7 @@ func (u *installed) lostFrontend() {
 	u.synced()
 	require.Contains(u.t, u.q(0, "sync"), "safe")
 	u.q(0, "stop")
-	u.Sh("mv /opt/zdb /srv/zdb.lost; mkdir /srv/state.lost; cd /var/lib/quantumd; mv $(ls -A | grep -v -e backends -e secrets) /srv/state.lost/")
+	u.Sh("mv /opt/zdb /srv/zdb.lost; mkdir /srv/state.lost; cd /var/lib/quantumd; mv $(ls -A | grep -v -e backends -e secrets -e mountpoint) /srv/state.lost/")
 	require.Contains(u.t, u.q(0, "restore", "-c", "/etc/quantumd.yaml"), "mounted on "+qsfsMount)
 	u.checkSynced()
 	u.same("a")
@@ -380,6 +380,13 @@ func (u *installed) lostFrontend() {
 func (u *installed) remove(before []string) {
 	u.t.Helper()
 	require.Contains(u.t, u.q(2, "uninstall"), "--yes")
+	// Refused while something is only here.
+	u.Sh("systemctl kill --signal=STOP 'qsfs-*.service'")
+	u.synced()
+	require.Contains(u.t, u.q(1, "uninstall", "--yes", "--timeout", "2s"), "nothing was removed")
+	u.Sh("systemctl kill --signal=CONT 'qsfs-*.service'")
+	u.checkSynced()
+	require.Contains(u.t, u.q(2, "uninstall", "--yes", "--purge"), "--name "+qsfsMount)
 	u.q(0, "uninstall", "--yes")
 	u.Sh("rm -rf /srv/*")
 	var left []string

@@ -1,0 +1,171 @@
+package qsfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/threefoldtech/quantumd/engine/zdbfs/mount"
+	"github.com/threefoldtech/quantumd/qsfs/binaries"
+	"github.com/threefoldtech/quantumd/qsfs/client"
+	"github.com/threefoldtech/quantumd/services"
+)
+
+// UninstallOptions says what is removed, and under which condition.
+type UninstallOptions struct {
+	Manager    services.ServiceManager
+	Root       string // put before system paths; empty: /
+	Layout     Layout
+	Mountpoint string
+	Binaries   *binaries.Installer // removes external programs that setup has fetched; nil: there are none
+	Observe    func(Progress)      // of the drain; may be nil
+	Patience   time.Duration       // with the drain; zero: until ctx ends
+
+	Force  bool // also when something is not on the backends
+	Purge  bool // data, state, configuration and local backends too
+	DryRun bool
+}
+
+// UninstallReport says what was removed, or would be, and what stays.
+type UninstallReport struct {
+	Schema   int      `json:"schema"`
+	DryRun   bool     `json:"dry_run"`
+	Services []string `json:"services"`
+	Files    []string `json:"files"` // and folders with what is in them
+	Kept     []string `json:"kept"`
+}
+
+// Uninstall stops and removes the services, the programs, sockets, secrets and
+// a mountpoint that setup has made. Before that all that was written is brought
+// to the backends; an [*UnsyncedError] when that cannot be, and the system runs
+// on. Data, state and configuration stay, but for Purge. A second call goes on
+// where one was interrupted.
+func Uninstall(ctx context.Context, o UninstallOptions) (*UninstallReport, error) {
+	names, err := o.Manager.Installed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := &UninstallReport{Schema: client.SchemaVersion, DryRun: o.DryRun, Services: names, Files: []string{}, Kept: []string{}}
+	gone, kept := o.paths()
+	r.Files, r.Kept = there(gone), there(kept)
+	if len(r.Services)+len(r.Files) == 0 || o.DryRun {
+		return r, nil
+	}
+	if err := o.stop(ctx, names); err != nil {
+		return r, err
+	}
+	if err := o.Manager.Remove(ctx, names...); err != nil {
+		return r, err
+	}
+	if err := mount.CleanDead(o.Mountpoint); err != nil {
+		return r, err
+	}
+	if o.Binaries != nil {
+		more, err := o.Binaries.Remove(ctx)
+		if err != nil {
+			return r, err
+		}
+		r.Files = append(r.Files, more...)
+	}
+	return r, o.remove(gone)
+}
+
+// stop ends what writes, and finds out whether all of it is safe.
+func (o UninstallOptions) stop(ctx context.Context, names []string) error {
+	draining, cancel := context.WithCancel(ctx)
+	if o.Patience > 0 {
+		draining, cancel = context.WithTimeout(ctx, o.Patience)
+	}
+	defer cancel()
+	err := Drain(draining, client.New(o.Layout.ControlSocket()), o.Observe)
+	if err != nil && !errors.Is(err, client.ErrNotRunning) && !o.Force {
+		return &NotSafeError{Err: err}
+	}
+	runs := err == nil
+	if err := o.Manager.Stop(ctx, slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !slices.Contains(ComponentServices(), n) })...); err != nil {
+		return err
+	}
+	unsynced, err := Unsynced(ctx, o.Layout)
+	if err == nil && unsynced.Bytes > 0 {
+		err = unsynced
+	}
+	if err == nil || o.Force {
+		return nil
+	}
+	if runs { // as it was before
+		err = errors.Join(err, o.Manager.Start(ctx, names...))
+	}
+	return &NotSafeError{Err: err}
+}
+
+// NotSafeError says that what was written could not be brought to the backends,
+// so that nothing was removed. Err may be an [*UnsyncedError].
+type NotSafeError struct{ Err error }
+
+func (e *NotSafeError) Error() string {
+	return fmt.Sprintf("nothing was removed: what was written is not on the backends: %v", e.Err)
+}
+
+func (e *NotSafeError) Unwrap() error { return e.Err }
+
+// Hint names the remedy.
+func (e *NotSafeError) Hint() string {
+	return "`quantumd status` says what is in the way, and `quantumd queue ls` lists the files; --force removes it all the same, and keeps the data on this machine"
+}
+
+// paths are what is removed, and what stays; innermost first.
+func (o UninstallOptions) paths() (gone, kept []string) {
+	l := o.Layout
+	at := func(path string) string { return filepath.Join("/", o.Root, path) }
+	gone = []string{
+		at("/usr/local/bin/quantumd-hook"), at("/usr/local/bin/quantumd.old"), at("/usr/local/bin/quantumd"),
+		l.Run, filepath.Join(l.State, "secrets"), filepath.Join(l.State, "services"),
+	}
+	if made, err := os.ReadFile(filepath.Join(l.State, madeFile)); err == nil && string(made) == o.Mountpoint {
+		gone = append(gone, o.Mountpoint, filepath.Join(l.State, madeFile))
+	}
+	data := []string{
+		l.DataDir(), l.IndexDir(), l.damaged(), l.handing(), l.identity(), l.Database, l.Database + "-wal", l.Database + "-shm",
+		l.Backends, l.State, l.Logs, l.Zstor, l.Config,
+	}
+	if o.Purge {
+		return append(gone, append(data, l.Root)...), nil
+	}
+	return gone, []string{l.Root, l.State, l.Logs, l.Zstor, l.Config}
+}
+
+// madeFile names, below the state, a mountpoint that setup has made.
+const madeFile = "mountpoint"
+
+func there(paths []string) []string {
+	return slices.DeleteFunc(slices.Clone(paths), func(p string) bool {
+		_, err := os.Lstat(p)
+		return errors.Is(err, fs.ErrNotExist)
+	})
+}
+
+// remove deletes. The mountpoint and the frontend's folder may hold what is not
+// ours: they go only when nothing is in them any more. Links are not followed.
+func (o UninstallOptions) remove(paths []string) error {
+	for _, p := range paths {
+		err := error(nil)
+		if p == o.Mountpoint || p == o.Layout.Root {
+			if err = os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				if left, readErr := os.ReadDir(p); readErr == nil && len(left) > 0 {
+					err = nil
+				}
+			}
+		} else {
+			err = os.RemoveAll(p)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return &PathError{Path: p, Err: err}
+		}
+	}
+	return nil
+}
