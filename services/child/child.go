@@ -431,6 +431,9 @@ func (m *Manager) withDependants(names []string) ([]services.Service, error) {
 // all reads every definition, sorted as they start.
 func (m *Manager) all() ([]services.Service, error) {
 	entries, err := os.ReadDir(m.dir)
+	if errors.Is(err, os.ErrNotExist) { // nothing was ever installed
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
