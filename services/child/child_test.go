@@ -493,6 +493,12 @@ func TestStopExecOnlyAtAStop(t *testing.T) {
 	eventually(t, "its start failed twice", func() bool { return statusOf(t, m, "a").Restarts >= 2 })
 	require.NoError(t, m.Stop(t.Context(), "a"))
 	require.NoFileExists(t, drained)
+	s.WaitExec = []string{"/bin/sleep", "60"}
+	apply(t, m, s)
+	require.NoError(t, m.Start(t.Context(), "a"))
+	eventually(t, "it is not ready yet", func() bool { return statusOf(t, m, "a").PID != 0 })
+	require.NoError(t, m.Stop(t.Context(), "a"))
+	require.NoFileExists(t, drained, "there is nothing to drain")
 	s.WaitExec = nil
 	apply(t, m, s)
 	require.NoError(t, m.Start(t.Context(), "a"))
