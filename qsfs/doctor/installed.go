@@ -123,7 +123,7 @@ func manager(_ context.Context, x *examination) []Result {
 	}
 	switch m := services.DetectAt(x.root("/")); m {
 	case services.Child:
-		return bad(Note, "none", "", "neither systemd nor zinit runs: services are supervised by quantumd itself, and do not start with the machine", "")
+		return bad(Note, "none", "", "neither systemd nor zinit runs: services are supervised by quantumd itself, and do not start with the machine", "as the one program of a container `quantumd supervise` starts them")
 	default:
 		return ok(string(m), "")
 	}
@@ -163,7 +163,7 @@ func serviceStates(ctx context.Context, x *examination) []Result {
 			out = append(out, bad(Warning, s.Name, measured, "installed, and not running", "`quantumd start`")...)
 		case s.State == services.Active && s.Restarts >= hopeless:
 			out = append(out, bad(Warning, s.Name, measured, "it runs, but ended unexpectedly before", logs)...)
-		case !s.Enabled:
+		case !s.Enabled && services.DetectAt(x.root("/")) != services.Child: // there the manager check says so, once
 			out = append(out, bad(Warning, s.Name, measured, "it does not start with the machine", "`quantumd setup` enables it")...)
 		default:
 			out = append(out, ok(s.Name, string(s.State))...)
