@@ -5,6 +5,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
@@ -43,13 +44,13 @@ func (s *System) Reload(ctx context.Context, load func() (*config.Config, error)
 		err = next.Validate()
 	}
 	if err != nil {
-		s.reloadNote.Store(&reloadState{refused: firstLine(err)})
+		s.reloadNote.Store(&reloadState{read: s.configRead(), refused: firstLine(err)})
 		s.log.Error("the configuration was refused, and nothing changed", "err", err)
 		s.happened(ctx, eventConfig, "", "the configuration was refused, and nothing changed: %v", err)
 		return nil, err
 	}
 	report := s.takeOver(next)
-	s.reloadNote.Store(&reloadState{restart: report.Restart})
+	s.reloadNote.Store(&reloadState{read: next.Read(), restart: report.Restart})
 	s.log.Info("the configuration was loaded again", "changed", report.Changed, "restart", report.Restart)
 	s.happened(ctx, eventConfig, "", "the configuration was loaded again; changed: %s; at the next start: %s", words(report.Changed), words(report.Restart))
 	return report, nil
@@ -64,6 +65,7 @@ func firstLine(err error) string {
 
 // reloadState is what status tells of the last reload.
 type reloadState struct {
+	read    time.Time // the configuration that is in effect
 	refused string
 	restart []string
 }
@@ -99,9 +101,24 @@ func (s *System) takeOver(next *config.Config) *ReloadReport {
 	return report
 }
 
+// configRead is when the configuration that is in effect was read.
+func (s *System) configRead() time.Time {
+	if r := s.reloadNote.Load(); r != nil {
+		return r.read
+	}
+	return s.cfg.Read()
+}
+
 // reloadStatus tells of what the last reload left to do.
 func (s *System) reloadStatus(st *client.Status) {
+	st.Configuration = client.Configuration{Read: s.configRead(), Restart: []string{}}
 	r := s.reloadNote.Load()
+	if r != nil && len(r.restart) > 0 {
+		st.Configuration.Restart = r.restart
+	}
+	if r != nil {
+		st.Configuration.Refused = r.refused
+	}
 	switch {
 	case r == nil:
 	case r.refused != "":

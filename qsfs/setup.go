@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"syscall"
 	"time"
 
@@ -36,6 +35,11 @@ type SetupOptions struct {
 	// those that no service runs, and ends what runs of them outside of one.
 	Before  func(program string) ([]services.Service, error)
 	Release func(ctx context.Context, names []string) error
+	// Await returns when a service of Before does its work: they are restarted one
+	// after the other. Nil: a service that runs does.
+	Await func(ctx context.Context, name string) error
+	// Observe is told of the drain before a restart; it may be nil.
+	Observe func(Progress)
 
 	// Secrets came by the environment: name (mnemonic, password,
 	// encryption_key) to text. They are kept in files of mode 0600.
@@ -51,7 +55,11 @@ type SetupOptions struct {
 type SetupReport struct {
 	Schema  int               `json:"schema"`
 	Changes []services.Change `json:"changes"`
-	Files   []string          `json:"files"` // put in place, or already there
+	// Restarted ran something older; Reloaded had only to read its configuration.
+	Restarted []string `json:"restarted"`
+	Reloaded  []string `json:"reloaded"`
+	Replaced  bool     `json:"replaced"` // the program was another one before
+	Files     []string `json:"files"`    // put in place, or already there
 
 	Programs []binaries.Item `json:"programs,omitempty"` // of external components
 }
@@ -62,7 +70,7 @@ const binDir = "/usr/local/bin"
 // Setup installs the program and its services on this machine, and returns
 // when the system serves. It is idempotent.
 func (s *System) Setup(ctx context.Context, o SetupOptions) (*SetupReport, error) {
-	report := &SetupReport{Schema: client.SchemaVersion}
+	report := &SetupReport{Schema: client.SchemaVersion, Restarted: []string{}, Reloaded: []string{}}
 	program := o.program()
 	list, err := s.serviceList(o, program)
 	if err != nil {
@@ -72,6 +80,13 @@ func (s *System) Setup(ctx context.Context, o SetupOptions) (*SetupReport, error
 		return nil, err
 	}
 	report.Files = []string{program, o.hook()}
+	stale, err := s.stale(ctx, o, list)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range stale {
+		report.Changes = append(report.Changes, services.Change{Name: name, Action: services.Delete})
+	}
 	if report.Programs, err = s.planPrograms(ctx, o); err != nil || o.DryRun {
 		return report, err
 	}
@@ -80,6 +95,7 @@ func (s *System) Setup(ctx context.Context, o SetupOptions) (*SetupReport, error
 		return report, err
 	}
 	replaced, err := s.installFiles(o, report.Files)
+	report.Replaced = replaced
 	if err != nil {
 		return report, err
 	}
@@ -89,7 +105,8 @@ func (s *System) Setup(ctx context.Context, o SetupOptions) (*SetupReport, error
 	if _, err := o.Manager.Apply(ctx, list); err != nil {
 		return report, err
 	}
-	return report, s.startServices(ctx, o, list, append(changed, renewed(report.Changes, replaced)...))
+	c := convergence{sys: s, o: o, list: list, stale: stale}
+	return report, c.run(ctx, append(changed, renewed(report.Changes, replaced)...), report)
 }
 
 // renewed lists the services that run, if they do, something older than what is
@@ -194,6 +211,9 @@ func (s *System) installSecrets(o SetupOptions) error {
 	return nil
 }
 
+// OldSuffix ends the name under which setup keeps the program that it replaced.
+const OldSuffix = ".old"
+
 // copyProgram puts a program in place, also over one that runs, and says
 // whether there was another one.
 func copyProgram(from, to string) (replaced bool, err error) {
@@ -218,6 +238,14 @@ func copyProgram(from, to string) (replaced bool, err error) {
 	defer out.Cleanup() //nolint:errcheck // nothing is left after the rename
 	if _, err := io.Copy(out, in); err != nil {
 		return false, &PathError{Path: to, Err: err}
+	}
+	if old != nil { // the way back
+		if err := os.Remove(to + OldSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, &PathError{Path: to + OldSuffix, Err: err}
+		}
+		if err := os.Link(to, to+OldSuffix); err != nil {
+			return false, &PathError{Path: to + OldSuffix, Err: err}
+		}
 	}
 	if err := out.CloseAtomicallyReplace(); err != nil {
 		return false, &PathError{Path: to, Err: err}
@@ -253,47 +281,6 @@ func installHook(hook []byte, program, to string) error {
 		return &PathError{Path: to, Err: err}
 	}
 	return nil
-}
-
-// startServices starts what does not run yet. What runs with an older program
-// or another definition is stopped before, dependants first.
-func (s *System) startServices(ctx context.Context, o SetupOptions, list []services.Service, renewed []string) error {
-	var names []string
-	for _, one := range list {
-		names = append(names, one.Name)
-	}
-	status, err := o.Manager.Status(ctx, names...)
-	if err != nil {
-		return err
-	}
-	var old, idle []string
-	for n, st := range status {
-		component := slices.Contains(ComponentServices(), st.Name)
-		runs := st.State == services.Active || st.State == services.Starting
-		if runs && (slices.Contains(renewed, st.Name) || (component && st.Name != ServiceName || o.packaged()) && outdated(st, list[n].Exec[0])) {
-			old = append(old, st.Name)
-		}
-		if st.State != services.Active && !component {
-			idle = append(idle, st.Name)
-		}
-	}
-	if len(old) > 0 {
-		if err := o.Manager.Stop(ctx, old...); err != nil {
-			return err
-		}
-	}
-	if len(idle) > 0 && o.Release != nil {
-		if err := o.Release(ctx, idle); err != nil {
-			return fmt.Errorf("take over the local backends: %w", err)
-		}
-	}
-	if err := o.Manager.Start(ctx, names...); err != nil {
-		return err
-	}
-	if err := WaitServices(ctx, o.Manager, names...); err != nil {
-		return err
-	}
-	return s.awaitServing(ctx)
 }
 
 // hopeless is how many times a service may end unexpectedly while its start is

@@ -110,6 +110,7 @@ const (
 	Create Action = "create"
 	Update Action = "update" // takes effect at the next start
 	Keep   Action = "keep"
+	Delete Action = "delete" // is there, and is not wanted any more; no Plan says it, for it does not know who wants what
 )
 
 // Change is one line of a Plan.

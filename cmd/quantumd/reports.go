@@ -258,6 +258,6 @@ func (c *restoreCmd) install(ctx context.Context, a *app) error {
 	installed := *a
 	installed.globals.Config = ""
 	installed.environ = append(slices.Clone(a.environ), "QUANTUMD_CONFIG=")
-	_, _, err := installed.setup(ctx, "", false)
+	_, _, err := installed.setup(ctx, "", false, false)
 	return err
 }

@@ -87,49 +87,48 @@ a folder or mirror has them, as NAME or NAME-VERSION-ARCH, with SHA256SUMS if yo
 }
 
 func (c setupCmd) Run(ctx context.Context, a *app) error {
-	report, cfg, err := a.setup(ctx, c.From, c.Force)
+	report, cfg, err := a.setup(ctx, c.From, c.Force, false)
 	if err != nil {
 		return err
 	}
+	return a.printSetup(report, cfg)
+}
+
+func (a *app) printSetup(report *qsfs.SetupReport, cfg *config.Config) error {
 	return a.print(report, func() {
 		for _, c := range report.Changes {
-			a.printf("%-7s %s (%s)", c.Action, c.Name, c.Path)
+			a.printf("%-7s %s%s", c.Action, c.Name, inBrackets(c.Path))
 		}
 		a.printPrograms(report.Programs)
 		if a.globals.DryRun {
 			a.printf("nothing was changed")
 			return
 		}
+		for _, name := range report.Reloaded {
+			a.printf("reload  %s", name)
+		}
+		for _, name := range report.Restarted {
+			a.printf("restart %s", name)
+		}
 		a.printf("mounted on %s; see quantumd status", cfg.QSFSMountpoint)
 	})
 }
 
-type upgradeCmd struct {
-	From string `placeholder:"DIR|URL" help:"Take the programs of external components from this folder or mirror."`
-}
-
-// Help says what it does.
-func (upgradeCmd) Help() string {
-	return "Puts this program in the place of the installed one, and restarts what runs the older one."
-}
-
-func (c upgradeCmd) Run(ctx context.Context, a *app) error {
-	if err := a.noServicesBelowDir(); err != nil {
-		return err
+func inBrackets(path string) string {
+	if path == "" {
+		return ""
 	}
-	if !a.servicesInstalled(ctx) {
-		return errNotInstalled
-	}
-	return setupCmd{From: c.From}.Run(ctx, a)
+	return " (" + path + ")"
 }
 
 // setup installs the system and returns when it is mounted.
-// The doctor is asked before, unless it is forced.
-func (a *app) setup(ctx context.Context, from string, force bool) (*qsfs.SetupReport, *config.Config, error) {
+// The doctor is asked before, unless it is forced; tolerate warns of keys that
+// this version does not know.
+func (a *app) setup(ctx context.Context, from string, force, tolerate bool) (*qsfs.SetupReport, *config.Config, error) {
 	if a.globals.Dir != "" {
 		return nil, nil, &usageError{errors.New("setup installs on system paths; a system below --dir runs with `quantumd up`")}
 	}
-	cfg, err := a.loadConfig(false)
+	cfg, err := a.loadConfig(tolerate)
 	if errors.Is(err, config.ErrNoConfig) {
 		return nil, nil, &codeError{code: exitUsage, err: fmt.Errorf("setup comes after deploy: %w", err)}
 	}
@@ -177,7 +176,11 @@ func (a *app) setup(ctx context.Context, from string, force bool) (*qsfs.SetupRe
 			}
 			return lp.Stop(ctx, names...)
 		}
+		o.Await = func(ctx context.Context, name string) error {
+			return lp.Start(ctx, strings.TrimPrefix(name, local.ServicePrefix))
+		}
 	}
+	o.Observe = bars.observe
 	report, err := sys.Setup(ctx, o)
 	if err == nil && !a.globals.DryRun {
 		for name := range o.Secrets {

@@ -220,6 +220,8 @@ func TestReadmeWalk(t *testing.T) {
 	u.killEverything(dir, mnt)
 	u.takeLateBackend(root)
 	u.upgrade(mnt)
+	u.converge(root)
+	u.failedUpgrade(root, mnt)
 	u.breakConfig(root, mnt)
 
 	// The end: nothing runs, nothing is mounted; data and configuration stay.
@@ -264,6 +266,58 @@ func (u *user) upgrade(mnt string) {
 	require.NotEqual(u.t, daemon, u.services()["quantumd"].PID)
 	require.NotEqual(u.t, before[0], u.servicePIDs()[0])
 	require.Equal(u.t, "hello", read(u.t, filepath.Join(mnt, "before")))
+}
+
+// converge: setup does what a changed configuration needs, and no more.
+func (u *user) converge(root string) {
+	u.t.Helper()
+	path := filepath.Join(root, "etc/quantumd.yaml")
+	good := read(u.t, path)
+	daemon, backends := u.services()["quantumd"].PID, u.servicePIDs()
+	require.NotRegexp(u.t, "reload|restart", u.run(0, "setup"))
+	write(u.t, path, good+"\nupload_workers: 3\n")
+	out := u.run(0, "setup")
+	require.Contains(u.t, out, "reload  quantumd")
+	require.NotContains(u.t, out, "restart")
+	require.Equal(u.t, daemon, u.services()["quantumd"].PID)
+	write(u.t, path, good+"\nzdb_data_size: 32M\n")
+	require.Contains(u.t, u.run(0, "setup"), "restart quantumd")
+	require.NotEqual(u.t, daemon, u.services()["quantumd"].PID)
+	require.NotRegexp(u.t, "reload|restart", u.run(0, "setup"))
+	write(u.t, path, good)
+	u.run(0, "setup")
+	require.Equal(u.t, backends, u.servicePIDs(), "the backends go on")
+}
+
+// failedUpgrade: a new version that does not serve is taken back.
+func (u *user) failedUpgrade(root, mnt string) {
+	u.t.Helper()
+	if os.Getenv("QUANTUMD_BIN") != "" {
+		return // only the test's own program can be broken so
+	}
+	installed := filepath.Join(root, "usr/local/bin/quantumd")
+	older, err := os.Stat(installed)
+	require.NoError(u.t, err)
+	// It upgrades as the good one does, and fails as a daemon.
+	wrapper := filepath.Join(filepath.Dir(u.program), "broken", "quantumd")
+	require.NoError(u.t, os.Mkdir(filepath.Dir(wrapper), 0o755))
+	out, err := exec.Command("cp", u.program, wrapper).CombinedOutput()
+	require.NoError(u.t, err, "%s", out)
+	f, err := os.OpenFile(wrapper, os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(u.t, err)
+	_, err = f.WriteString(brokenMark)
+	require.NoError(u.t, errors.Join(err, f.Close()))
+	good := u.program
+	u.program = wrapper
+	text := u.run(1, "upgrade")
+	u.program = good
+	require.Contains(u.t, text, "the new version does not serve")
+	require.Contains(u.t, text, "the older program serves again")
+	now, err := os.Stat(installed)
+	require.NoError(u.t, err)
+	require.True(u.t, os.SameFile(older, now))
+	require.Equal(u.t, "hello", read(u.t, filepath.Join(mnt, "before")))
+	require.Equal(u.t, "ok", u.status().State)
 }
 
 // breakConfig has the service fail at each start: who waits for it is told, and

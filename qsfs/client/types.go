@@ -45,11 +45,21 @@ type Status struct {
 	PID          int           `json:"pid"`
 	Notes        []string      `json:"notes"` // what is degraded, in words
 
-	Started    time.Time    `json:"started,omitzero"` // of this run
-	Dashboard  string       `json:"dashboard,omitempty"`
-	Disk       Disk         `json:"disk"`
+	Started   time.Time `json:"started,omitzero"` // of this run
+	Dashboard string    `json:"dashboard,omitempty"`
+	Disk      Disk      `json:"disk"`
+
+	Configuration Configuration `json:"configuration"`
+
 	Namespaces []Namespace  `json:"namespaces"`
 	Redundancy []Redundancy `json:"redundancy"` // of data, then of metadata
+}
+
+// Configuration says which one is in effect.
+type Configuration struct {
+	Read    time.Time `json:"read,omitzero"`     // when the file was read
+	Restart []string  `json:"restart"`           // keys that were changed since, and wait for the next start
+	Refused string    `json:"refused,omitempty"` // why a newer one was not taken
 }
 
 // Disk is the file system that the frontend's files are on.

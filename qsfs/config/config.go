@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/threefoldtech/quantumd/backend"
 )
@@ -72,6 +73,7 @@ type Config struct {
 	Binaries       map[string]Binary `yaml:"binaries"`
 
 	file      string
+	read      time.Time
 	positions map[string]position
 	sources   map[string]Source
 	variables map[string]string // where a value of the environment came from
@@ -156,6 +158,10 @@ func Default() *Config {
 
 // File names the file that the configuration was read from; empty for none.
 func (c *Config) File() string { return c.file }
+
+// Read is when the configuration was read; what is changed in the file after it
+// is not in it.
+func (c *Config) Read() time.Time { return c.read }
 
 // Clone gives a copy that can be changed without changing c.
 func (c *Config) Clone() *Config {

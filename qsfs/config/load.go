@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -71,6 +72,7 @@ func Load(path string, opts ...Option) (*Config, error) {
 	if path == "" {
 		return Parse("", nil, opts...)
 	}
+	began := time.Now()
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &Error{File: path, Msg: "no configuration here", Err: ErrNoConfig,
@@ -87,7 +89,11 @@ func Load(path string, opts ...Option) (*Config, error) {
 	if len(data) > MaxFileSize {
 		return nil, &Error{File: path, Msg: "larger than 1 MiB", Remedy: "name the configuration file, not a data file"}
 	}
-	return Parse(path, data, opts...)
+	c, err := Parse(path, data, opts...)
+	if c != nil {
+		c.read = began
+	}
+	return c, err
 }
 
 // Parse reads the text of a file; name is for messages.
@@ -97,7 +103,7 @@ func Parse(name string, data []byte, opts ...Option) (*Config, error) {
 		o(l)
 	}
 	c := Default()
-	c.file = name
+	c.file, c.read = name, time.Now()
 	c.positions = map[string]position{}
 	c.sources = map[string]Source{}
 	c.variables = map[string]string{}
