@@ -137,6 +137,9 @@ func (s *System) serviceList(o SetupOptions, program string) ([]services.Service
 		StartTimeout: 5 * time.Minute, StopTimeout: 10 * time.Minute,
 		ReloadSignal: syscall.SIGHUP, Watchdog: watchdogTime,
 	}
+	if m, ok := o.Manager.(readyByCommand); ok && m.ReadyByCommand() {
+		daemon.WaitExec = s.waitDaemon(o, program)
+	}
 	if s.cfg.Engine.Zdbfs != config.External {
 		daemon.Mountpoint = s.cfg.QSFSMountpoint
 	} else if o.Before != nil { // confined then, and it makes a service of each new local backend

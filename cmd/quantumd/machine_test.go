@@ -376,6 +376,23 @@ func (u *installed) lostFrontend() {
 	u.healthy("it serves the restored tree")
 }
 
+// left wants that nothing is there but what was before, and what the help names.
+func (u *installed) left(before []string) {
+	u.t.Helper()
+	var left []string
+	for _, path := range u.find() {
+		if _, there := slices.BinarySearch(before, path); !there {
+			left = append(left, path)
+		}
+	}
+	for _, path := range left {
+		documented := slices.ContainsFunc([]string{"/etc/quantumd.yaml", "/etc/zstor.toml", "/opt/zdb", "/var/lib/quantumd"}, func(kept string) bool {
+			return path == kept || strings.HasPrefix(path, kept+"/")
+		})
+		assert.True(u.t, documented, "left behind: %s", path)
+	}
+}
+
 // remove: what was installed is gone; what is left is what the help names.
 func (u *installed) remove(before []string) {
 	u.t.Helper()
@@ -389,18 +406,7 @@ func (u *installed) remove(before []string) {
 	require.Contains(u.t, u.q(2, "uninstall", "--yes", "--purge"), "--name "+qsfsMount)
 	u.q(0, "uninstall", "--yes")
 	u.Sh("rm -rf /srv/*")
-	var left []string
-	for _, path := range u.find() {
-		if _, there := slices.BinarySearch(before, path); !there {
-			left = append(left, path)
-		}
-	}
-	for _, path := range left {
-		documented := slices.ContainsFunc([]string{"/etc/quantumd.yaml", "/etc/zstor.toml", "/opt/zdb", "/var/lib/quantumd"}, func(kept string) bool {
-			return path == kept || strings.HasPrefix(path, kept+"/")
-		})
-		assert.True(u.t, documented, "left behind: %s", path)
-	}
+	u.left(before)
 	for _, unit := range []string{"quantumd.service", "qsfs-data0.service", "qsfs.target"} {
 		require.Equal(u.t, "not-found\n", u.Must("systemctl", "show", "--property=LoadState", "--value", unit))
 	}

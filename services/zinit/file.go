@@ -68,10 +68,14 @@ func (e *NoTestError) Hint() string {
 	return "give the service a WaitExec, as `quantumd wait` is one"
 }
 
-// describe gives the definition of a service. Of the names that it comes after
-// only those stay that zinit will know: it blocks a service for ever that comes
-// after an unknown one.
-func (m *Manager) describe(s services.Service, known func(name string) bool) (definition, error) {
+// others is what a service file depends on beside the service.
+type others struct {
+	known func(name string) bool // zinit will know that service
+	first func(name string) bool // some come before this one, and say so themselves
+}
+
+// describe gives the definition of a service.
+func (m *Manager) describe(s services.Service, o others) (definition, error) {
 	if err := s.Validate(); err != nil {
 		return definition{}, err
 	}
@@ -84,7 +88,7 @@ func (m *Manager) describe(s services.Service, known func(name string) bool) (de
 	s = s.WithDefaults()
 	d := definition{
 		Exec: quoteAll(wrapped(s, m.credentials(s.Name), m.root)), Test: quoteAll(tested(s)),
-		ShutdownTimeout: int((s.StopTimeout + time.Second - 1) / time.Second), Log: "ring",
+		Log: "ring",
 		Ours: ours{
 			Description: s.Description, After: slices.Concat(s.After, s.Requires), Before: s.Before,
 			Programs: []string{s.Exec[0]}, StopExec: s.StopExec, StartTimeout: s.StartTimeout, StopTimeout: s.StopTimeout,
@@ -93,7 +97,7 @@ func (m *Manager) describe(s services.Service, known func(name string) bool) (de
 	}
 	slices.Sort(d.Ours.After)
 	d.Ours.After = slices.Compact(d.Ours.After)
-	d.settle(known)
+	d.settle(s.Name, o)
 	if len(s.WaitExec) > 0 {
 		d.Ours.Programs = append(d.Ours.Programs, s.WaitExec[0])
 	}
@@ -115,13 +119,26 @@ func (d *definition) set(key, value string) {
 	d.Env[key] = value
 }
 
-// settle sets what zinit itself waits for.
-func (d *definition) settle(known func(name string) bool) {
+// shortShutdown is how long the machine's shutdown waits, in seconds, for a
+// service that needs others which end at the same time.
+const shortShutdown = 15
+
+// settle sets what zinit itself waits for. Of the names that a service comes
+// after only those stay that zinit will know: it blocks a service for ever that
+// comes after an unknown one. And one that others say they come before is not
+// waited for long when the machine shuts down: zinit, up to 0.2.14, ends these
+// others at the same time, so what is not on them by then waits for the next
+// start.
+func (d *definition) settle(name string, o others) {
 	d.After = nil
 	for _, n := range d.Ours.After {
-		if known(n) {
+		if o.known(n) {
 			d.After = append(d.After, n)
 		}
+	}
+	d.ShutdownTimeout = int((d.Ours.StopTimeout + time.Second - 1) / time.Second)
+	if o.first(name) {
+		d.ShutdownTimeout = min(d.ShutdownTimeout, shortShutdown)
 	}
 }
 

@@ -30,7 +30,7 @@
 // [Manager.Stop] first runs StopExec, then sends SIGTERM and waits, and tells
 // zinit to stop only what has ended; up to 0.2.14, where a stop never kills, it
 // kills itself when the time is over. When the machine shuts down none of this
-// happens: zinit stops its services alone.
+// happens: zinit stops its services alone, dependants first up to 0.2.14.
 //
 // zinit does not know sd_notify, nor a watchdog: a service with Notify needs a
 // WaitExec.
@@ -139,15 +139,13 @@ func (m *Manager) Plan(_ context.Context, list []services.Service) ([]services.C
 	if err != nil {
 		return nil, err
 	}
-	known := func(name string) bool {
-		if slices.ContainsFunc(list, func(s services.Service) bool { return s.Name == name }) {
-			return true
-		}
-		return m.there(name)
+	o, err := m.others(list)
+	if err != nil {
+		return nil, err
 	}
 	changes := make([]services.Change, 0, len(list))
 	for _, s := range list {
-		d, err := m.describe(s, known)
+		d, err := m.describe(s, o)
 		if err != nil {
 			return nil, err
 		}
@@ -167,6 +165,38 @@ func (m *Manager) Plan(_ context.Context, list []services.Service) ([]services.C
 		changes = append(changes, c)
 	}
 	return changes, nil
+}
+
+// others looks at what is installed, or will be with a list.
+func (m *Manager) others(list []services.Service) (others, error) {
+	before := map[string][]string{} // by the service that says so
+	names, err := m.ours()
+	if err != nil {
+		return others{}, err
+	}
+	for _, n := range names {
+		u, err := m.load(n)
+		if err != nil {
+			return others{}, err
+		}
+		if u != nil {
+			before[n] = u.Ours.Before
+		}
+	}
+	for _, s := range list {
+		before[s.Name] = s.Before
+	}
+	return others{
+		known: func(name string) bool { _, listed := before[name]; return listed || m.there(name) },
+		first: func(name string) bool {
+			for _, names := range before {
+				if slices.Contains(names, name) {
+					return true
+				}
+			}
+			return false
+		},
+	}, nil
 }
 
 // there says whether zinit knows a service, or will after its next start.
@@ -203,14 +233,21 @@ func (m *Manager) settle() error {
 	if err != nil {
 		return err
 	}
+	o, err := m.others(nil)
+	if err != nil {
+		return err
+	}
 	for _, n := range names {
 		u, err := m.load(n)
-		if err != nil || u == nil || !u.ours {
-			return errors.Join(err)
+		if err != nil {
+			return err
 		}
-		before := u.After
-		u.settle(m.there)
-		if slices.Equal(before, u.After) {
+		if u == nil || !u.ours {
+			continue
+		}
+		after, limit := u.After, u.ShutdownTimeout
+		u.settle(n, o)
+		if slices.Equal(after, u.After) && limit == u.ShutdownTimeout {
 			continue
 		}
 		text, err := u.encode()

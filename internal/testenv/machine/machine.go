@@ -40,6 +40,7 @@ type Options struct {
 	Stop  string   // the signal that shuts down; empty: SIGRTMIN+3, systemd's
 	Up    []string // run until it ends with 0 after each boot; empty: systemctl is-system-running --wait
 	Env   []string
+	Files map[string]string // there before the first boot: as of Put
 }
 
 // Machine is one container. It ends with its test.
@@ -89,6 +90,9 @@ func Start(t testing.TB, o Options) *Machine {
 	m.Dir = dir
 	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(dir)) })
 	require.NoError(t, os.Chmod(dir, 0o755))
+	for name, from := range o.Files {
+		m.Put(name, from)
+	}
 	require.NoError(t, m.create())
 	t.Cleanup(m.remove)
 	m.boot()
