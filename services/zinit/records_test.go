@@ -67,7 +67,7 @@ func TestRecords(t *testing.T) {
 			require.NoError(t, os.WriteFile(filepath.Join(w.services, n+".yaml"), []byte(recordedServices[n]+"\n"), 0o644))
 		}
 		if w.g == zinit.JSONRPC {
-			w.pause = 2 * time.Second // what was killed was asked about before it was there again
+			w.pause = 700 * time.Millisecond // what was killed was asked about before it was there again
 		}
 		w.begin(t)
 		file := map[zinit.Generation]string{zinit.LineProtocol: "line-protocol-v0.2.14.jsonl", zinit.JSONRPC: "jsonrpc-v0.2.28.jsonl"}[w.g]

@@ -67,7 +67,7 @@ func (m *Manager) withNeeded(list []*unit) ([]*unit, error) {
 		names = append(names, u.name)
 	}
 	for n := 0; n < len(names); n++ { // it grows
-		u, err := m.load(names[n])
+		u, err := m.loadAny(names[n])
 		if err != nil {
 			return nil, err
 		}

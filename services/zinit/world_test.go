@@ -2,8 +2,11 @@ package zinit_test
 
 import (
 	"context"
+	"flag"
 	"os"
 	"os/exec"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -106,4 +109,13 @@ func TestConformance(t *testing.T) {
 			Service: sleeper,
 		})
 	})
+}
+
+// TestMain has many tests wait at a time: they hardly compute.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		_ = flag.Set("test.parallel", "16")
+	}
+	os.Exit(m.Run())
 }

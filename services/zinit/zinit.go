@@ -175,7 +175,7 @@ func (m *Manager) others(list []services.Service) (others, error) {
 		return others{}, err
 	}
 	for _, n := range names {
-		u, err := m.load(n)
+		u, err := m.loadAny(n)
 		if err != nil {
 			return others{}, err
 		}
@@ -238,7 +238,7 @@ func (m *Manager) settle() error {
 		return err
 	}
 	for _, n := range names {
-		u, err := m.load(n)
+		u, err := m.loadAny(n)
 		if err != nil {
 			return err
 		}
@@ -287,18 +287,37 @@ func (m *Manager) load(name string) (*unit, error) {
 	return &unit{definition: d, name: name, ours: true}, nil
 }
 
+// loadAny is load where a file of ours that somebody damaged must not be in the
+// way: it counts as one that somebody else wrote.
+func (m *Manager) loadAny(name string) (*unit, error) {
+	u, err := m.load(name)
+	if err == nil || services.CheckName(name) != nil {
+		return u, err
+	}
+	text, failed := readFile(m.file(name))
+	if failed != nil {
+		return nil, failed
+	}
+	m.log.Warn("a service file is damaged", "service", name, "err", err)
+	return &unit{definition: parseForeign(text), name: name}, nil
+}
+
 // installed reads services, sorted as they start. Missing ones are left out
-// with skip, else an error.
-func (m *Manager) installed(names []string, skip bool) ([]*unit, error) {
+// with any, and damaged ones are taken; else both are errors.
+func (m *Manager) installed(names []string, any bool) ([]*unit, error) {
 	byName := map[string]*unit{}
 	var list []services.Service
+	read := m.load
+	if any {
+		read = m.loadAny
+	}
 	for _, n := range names {
-		u, err := m.load(n)
+		u, err := read(n)
 		if err != nil {
 			return nil, err
 		}
 		if u == nil {
-			if skip {
+			if any {
 				continue
 			}
 			return nil, fmt.Errorf("%w: %s", services.ErrNotFound, n)
