@@ -142,7 +142,8 @@ type ServiceManager interface {
 	// before they are ready. A running one is left alone.
 	Start(ctx context.Context, names ...string) error
 	// Stop stops services in the opposite order, one after the other, and returns
-	// when they have ended.
+	// when they have ended. One that did not end in its time was killed, which may
+	// be told, by a [*FailedError], when all have ended.
 	Stop(ctx context.Context, names ...string) error
 	// Restart is Stop and Start.
 	Restart(ctx context.Context, names ...string) error

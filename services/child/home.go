@@ -204,6 +204,9 @@ func (h home) endOrphan(ctx context.Context, s services.Service, before func()) 
 // endProcess asks a process, the leader of its group, to end; after the
 // service's deadline, or when ctx ends, it is killed.
 func endProcess(ctx context.Context, pid int, s services.Service, ended func() bool) error {
+	if ended() { // while it was drained, as may be: its id may be another's by now
+		return nil
+	}
 	target := pid
 	if s.Kill == services.KillGroup {
 		target = -pid

@@ -72,7 +72,7 @@ type supervisor struct {
 }
 
 func (v *supervisor) run(ctx context.Context) error {
-	delay := v.service.RestartDelay
+	var delay time.Duration
 	for {
 		began := time.Now()
 		err := v.once(ctx)
@@ -80,9 +80,7 @@ func (v *supervisor) run(ctx context.Context) error {
 			v.set(services.Inactive, "")
 			return ignoreTimeout(err)
 		}
-		if time.Since(began) >= steady {
-			delay = v.service.RestartDelay
-		}
+		delay = nextDelay(v.service.RestartDelay, delay, time.Since(began))
 		v.record.Restarts++
 		v.log.Warn("service ended, is started again", "err", err, "in", delay)
 		v.set(services.Starting, fmt.Sprintf("%v; next start in %v", err, delay))
@@ -92,8 +90,16 @@ func (v *supervisor) run(ctx context.Context) error {
 			v.set(services.Inactive, "")
 			return nil
 		}
-		delay = min(2*delay, maxRestartDelay)
 	}
+}
+
+// nextDelay is the pause before the next start: the service's own at first and
+// after a run that was long enough, else twice the last one up to a minute.
+func nextDelay(own, last, lived time.Duration) time.Duration {
+	if last == 0 || lived >= steady {
+		return own
+	}
+	return max(own, min(2*last, maxRestartDelay))
 }
 
 // set writes the status. A supervisor whose disk is full goes on.
@@ -159,9 +165,6 @@ func (v *supervisor) once(ctx context.Context) error {
 		case <-p.ended:
 			v.record.PID, v.record.Started = 0, ""
 			v.record.ExitCode = p.cmd.ProcessState.ExitCode()
-			if v.service.Kill != services.KillProcess {
-				_ = kill(-p.cmd.Process.Pid, syscall.SIGKILL) // what it left behind
-			}
 			return p.endError()
 		case <-ctx.Done():
 			v.set(services.Stopping, "")
@@ -238,6 +241,9 @@ func (v *supervisor) start() (*process, error) {
 	}
 	go func() {
 		_ = p.cmd.Wait() // ProcessState tells
+		if s.Kill != services.KillProcess {
+			_ = kill(-p.cmd.Process.Pid, syscall.SIGKILL) // what it left behind; at once, for its id becomes another's
+		}
 		close(p.ended)
 	}()
 	return p, nil

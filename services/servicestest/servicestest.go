@@ -47,13 +47,19 @@ func Run(t *testing.T, h Harness) {
 		tests["CrashLoop"] = testCrashLoop
 		tests["ReloadSignal"] = testReloadSignal
 		tests["Credentials"] = testCredentials
+		tests["StopUnready"] = testStopUnready
+		tests["Stubborn"] = testStubborn
+		tests["MissingProgram"] = testMissingProgram
+		tests["Printed"] = testPrinted
+		tests["Verbatim"] = testVerbatim
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			m := h.New(t) // it may wait for its turn
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
-			test(t, ctx, h, h.New(t))
+			test(t, ctx, h, m)
 		})
 	}
 }

@@ -42,7 +42,7 @@ func (m *Manager) stopOne(ctx context.Context, c client, u *unit) error {
 	if !st.up() && st.PID == 0 {
 		return nil
 	}
-	if st.PID != 0 && st.up() {
+	if st.PID != 0 && st.up() && parseState(st.State).kind == kindRunning { // else there is nothing to drain, and nobody who could
 		m.stopExec(ctx, u)
 		if err := ctx.Err(); err != nil {
 			return err // it was not stopped yet, and goes on

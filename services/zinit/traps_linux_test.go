@@ -464,7 +464,7 @@ func TestStranger(t *testing.T) {
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "tmp"), 0o777))
 	require.NoError(t, os.Chmod(filepath.Join(dir, "tmp"), 0o777))
 	socket := services.ZinitSockets(dir)[1]
-	cmd := exec.Command(perl, "-e", `use IO::Socket::UNIX; my $l = IO::Socket::UNIX->new(Local => $ARGV[0], Listen => 5) or die; chmod 0777, $ARGV[0];
+	cmd := exec.Command(perl, "-e", `use IO::Socket::UNIX; $SIG{PIPE} = 'IGNORE'; my $l = IO::Socket::UNIX->new(Local => $ARGV[0], Listen => 5) or die; chmod 0777, $ARGV[0];
 		while (my $c = $l->accept) { print $c '{"state":"ok","body":{}}'; close $c }`, socket)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	require.NoError(t, cmd.Start())
