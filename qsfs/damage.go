@@ -57,6 +57,9 @@ func (s *System) mendPath(ctx context.Context, path string, cause error) error {
 		return err
 	}
 	ref, ok := s.refOf(ctx, p, id)
+	if !ok && s.hinted(ctx, p, id) {
+		ref, ok = s.refOf(ctx, p, id)
+	}
 	if !ok {
 		s.happened(ctx, eventDamage, p.dataPath(id), "damaged before it was stored, there is no good copy: %v", cause)
 		return fmt.Errorf("%s: there is no good copy on the backends", p.dataPath(id))
@@ -379,6 +382,9 @@ func (u *uploader) storedBefore(ctx context.Context, item store.Item, path strin
 	s := u.sys
 	if item.Kind != store.KindData || s.layout.isCopy(item.Source) {
 		return false, nil
+	}
+	if p, id, err := s.dataFile(item.Source); err == nil && p != nil {
+		s.hinted(ctx, p, id) // an earlier program's upload gets this name
 	}
 	obj, err := s.engine.Lookup(ctx, s.objectPath(path))
 	if err != nil {

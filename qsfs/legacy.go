@@ -34,7 +34,7 @@ const legacyList = "uploaded_data_files"
 
 // legacyPlaces is where such a file may be.
 func (s *System) legacyPlaces() []string {
-	places := []string{s.layout.Database, filepath.Join(filepath.Dir(s.layout.Database), legacyList), filepath.Join(s.layout.Root, "uploaded_files.db")}
+	places := []string{s.layout.adoptionList(), s.layout.Database, filepath.Join(filepath.Dir(s.layout.Database), legacyList), filepath.Join(s.layout.Root, "uploaded_files.db")}
 	if s.layout.Legacy != "" {
 		places = append(places, s.layout.Legacy)
 	}
@@ -157,6 +157,9 @@ func inBrackets(list []string) string {
 // hasLegacy says whether an earlier program left something: then files without
 // an identity are a deployment to be taken over, if nobody has done so.
 func (s *System) hasLegacy(ctx context.Context) bool {
+	if s.adopting() != nil {
+		return true
+	}
 	counts, err := s.store.LegacyCounts(ctx)
 	return err == nil && len(counts) > 0
 }
@@ -291,19 +294,14 @@ func (s *System) verifyHint(ctx context.Context, h store.Legacy) error {
 }
 
 // legacyObject finds an object under its plain path: as the reference named it,
-// whose configuration has no root, or below ours.
+// whose configuration has no root, as the installation that is taken over did, or
+// below ours.
 func (s *System) legacyObject(ctx context.Context, path string) (zstor.Object, error) {
-	plain := zstor.Config{Prefix: s.cfg.Prefix()}
-	key, err := plain.ObjectKey(path)
-	if err != nil {
-		return zstor.Object{}, fmt.Errorf("%w: %w", errHint, err)
+	roots := []string{""}
+	if a := s.adopting(); a != nil {
+		roots = append(roots, a.ObjectRoot)
 	}
-	obj, err := s.engine.LookupKey(ctx, key)
-	if errors.Is(err, zstor.ErrNotFound) {
-		return s.engine.Lookup(ctx, path)
-	}
-	obj.Path = path
-	return obj, err
+	return s.plainObject(ctx, s.engine, path, append(roots, s.layout.Root))
 }
 
 // lengthOf gives the length of an object's content. Records of the real zstor do

@@ -40,22 +40,9 @@ func (s *System) cutTree(ctx context.Context, cut func(context.Context) error) (
 	return s.check.nextSeq.Load(), err
 }
 
-// snapshot asks an external zdbfs to write out what it holds.
-func (s *System) snapshot(ctx context.Context) error {
-	if !mountedAs(s.cfg.QSFSMountpoint, "fuse.zdbfs") {
-		return nil // nothing holds anything
-	}
-	ctx, cancel := context.WithTimeout(ctx, snapshotPatience)
-	defer cancel()
-	answer := make(chan error, 1)
-	go func() { answer <- flushZdbfs(s.cfg.QSFSMountpoint) }() // ends with the kernel's answer: an ioctl cannot be given up
-	select {
-	case err := <-answer:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("%s does not answer: %w", s.cfg.QSFSMountpoint, ctx.Err())
-	}
-}
+// snapshot asks an external zdbfs to write out what it holds. Where it does not
+// run, nothing holds anything.
+func (s *System) snapshot(ctx context.Context) error { return FlushZdbfs(ctx, s.cfg.QSFSMountpoint) }
 
 // unsafeFor is how long ago the oldest change was made that no checkpoint holds.
 // Of a zdbfs in another process only the time since the newest checkpoint is known.

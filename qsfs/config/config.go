@@ -49,6 +49,7 @@ type Config struct {
 	ExpectedShards    int       `yaml:"expected_shards"`
 	RedundantGroups   int       `yaml:"redundant_groups"`
 	RedundantNodes    int       `yaml:"redundant_nodes"`
+	MetadataPrefix    string    `yaml:"metadata_prefix"` // of keys on the metadata backends
 
 	ZdbRootPath     string   `yaml:"zdb_root_path"`
 	QSFSMountpoint  string   `yaml:"qsfs_mountpoint"`
@@ -138,6 +139,7 @@ func Default() *Config {
 		ZdbConnectionType:    "mycelium",
 		MinShards:            3,
 		ExpectedShards:       5,
+		MetadataPrefix:       "zstor-meta",
 		ZdbRootPath:          "/opt/zdb",
 		QSFSMountpoint:       "/mnt/qsfs",
 		CacheSize:            10 * GiB,
@@ -191,9 +193,9 @@ func (c *Config) Database() string {
 	return filepath.Join(c.ZdbRootPath, "uploaded_files.db")
 }
 
-// Prefix is the first part of every metadata key: the reference's, so that its
-// objects are found again.
-func (c *Config) Prefix() string { return "zstor-meta" }
+// Prefix is the first part of every metadata key. The default is the reference's,
+// so that its objects are found again.
+func (c *Config) Prefix() string { return c.MetadataPrefix }
 
 // Key gives the 32-byte encryption key: encryption_key, or, with a mnemonic,
 // SHA-256 of its BIP-39 seed with the password as passphrase.

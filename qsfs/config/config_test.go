@@ -54,7 +54,7 @@ func TestEveryKeyIsFoundInOrder(t *testing.T) {
 		"zdb_connection_type": {"ipv6", "ygg", "mycelium"},
 		"backends":            {"[{role: meta}]", "[{role: data}]", "[{role: meta, group: x}]"},
 		"encryption_key":      {"1", "2", "3"}, "min_shards": {"1", "2", "4"}, "expected_shards": {"6", "7", "8"},
-		"redundant_groups": {"1", "2", "3"}, "redundant_nodes": {"1", "2", "3"},
+		"redundant_groups": {"1", "2", "3"}, "redundant_nodes": {"1", "2", "3"}, "metadata_prefix": {"a", "b", "c"},
 		"zdb_root_path": {"/a", "/b", "/c"}, "qsfs_mountpoint": {"/a", "/b", "/c"}, "cache_path": {"/a", "/b", "/c"},
 		"cache_size": {"1G", "2G", "3G"}, "database_path": {"/a", "/b", "/c"}, "zstor_config_path": {"/a", "/b", "/c"},
 		"zdb_data_size": {"1M", "2M", "3M"}, "zdb_rotate_time": {"1m", "2m", "3m"}, "retry_interval": {"1m", "2m", "3m"},

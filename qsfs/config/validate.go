@@ -255,6 +255,9 @@ func isURL(text string, schemes ...string) bool {
 	return err == nil && slices.Contains(schemes, u.Scheme) && (u.Host != "" || u.Scheme == "file" && filepath.IsAbs(u.Path))
 }
 
+// maxPrefix leaves room for the rest of a key, which has 255 bytes at most.
+const maxPrefix = 200
+
 func (v *validator) shards() {
 	c := v.c
 	switch {
@@ -265,6 +268,9 @@ func (v *validator) shards() {
 			"write min_shards plus the number of backends that may be lost, such as 5", "min_shards")
 	case c.ExpectedShards > 256:
 		v.bad("expected_shards", fmt.Sprintf("%d is above 256", c.ExpectedShards), "write 256 or less")
+	}
+	if p := c.MetadataPrefix; p == "" || len(p) > maxPrefix || strings.ContainsFunc(p, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		v.bad("metadata_prefix", "not 1 to 200 printable characters of ASCII without blanks", "leave it out, or write the prefix in the older zstor's configuration")
 	}
 	for _, r := range []struct {
 		key string
