@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -135,34 +134,116 @@ func ofTheGuide(line string) string {
 	return line
 }
 
-// Whole programs in the documents' go blocks compile.
+// Each page is run, and has no command lines where they are not looked for.
+func TestPagesAreRun(t *testing.T) {
+	t.Parallel()
+	found, err := filepath.Glob("../../docs/*.md")
+	require.NoError(t, err)
+	for _, path := range append(found, "../../README.md") {
+		page := strings.TrimPrefix(filepath.ToSlash(path), "../../")
+		require.Contains(t, pages, page)
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		for _, m := range regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$").FindAllStringSubmatch(string(text), -1) {
+			if m[1] == "sh" {
+				continue
+			}
+			for _, line := range strings.Split(m[2], "\n") {
+				require.Empty(t, commandsIn(strings.TrimLeft(line, "$# ")), "%s: a block of %q has a command line: %s", page, m[1], line)
+			}
+		}
+	}
+}
+
+// goBlock is a go block of a page: a program, with what it prints, or lines of one.
+var goBlock = regexp.MustCompile("(?ms)(?:^<!-- prints (.*?) ?-->\\n\\n)?^```go\\n(.*?)^```$")
+
+// Programs in the documents compile and are vetted in a module of their own,
+// and print what their page says of them; lines of programs compile.
 func TestProgramsOfDocuments(t *testing.T) {
 	t.Parallel()
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
 	dir := t.TempDir()
-	overlay := map[string]string{}
-	var packages []string
+	prints := map[string]string{}
 	found, err := filepath.Glob(filepath.Join(root, "docs/*.md"))
 	require.NoError(t, err)
+	fragments := 0
 	for _, page := range append(found, filepath.Join(root, "README.md")) {
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
-		for n, m := range regexp.MustCompile("(?ms)^```go\n(package main\n.*?)^```$").FindAllSubmatch(text, -1) {
+		blocks := goBlock.FindAllStringSubmatch(string(text), -1)
+		require.Len(t, blocks, strings.Count(string(text), "\n```go"), page)
+		for n, m := range blocks {
 			name := fmt.Sprintf("%s%d", strings.ReplaceAll(strings.TrimSuffix(filepath.Base(page), ".md"), "-", ""), n)
-			file := filepath.Join(dir, name+".go")
-			require.NoError(t, os.WriteFile(file, m[1], 0o600))
-			overlay[filepath.Join(root, "examples", name, "main.go")] = file
-			packages = append(packages, "./examples/"+name)
+			if strings.HasPrefix(m[2], "package main\n") {
+				require.NotEmpty(t, m[1], "%s: say what program %d prints", page, n+1)
+				prints[name] = m[1]
+			} else {
+				fragments++
+				m[2] = fragment(m[2])
+			}
+			require.NoError(t, os.Mkdir(filepath.Join(dir, name), 0o700))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, name, "main.go"), []byte(m[2]), 0o600))
 		}
 	}
-	require.Greater(t, len(packages), 4)
-	list, err := json.Marshal(map[string]any{"Replace": overlay})
+	require.Greater(t, len(prints), 5)
+	require.Positive(t, fragments)
+	outsideModule(t, root, dir)
+	goTool(t, dir, "vet", "./...")
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "bin"), 0o700))
+	goTool(t, dir, "build", "-ldflags", "-s -w", "-o", "bin/", "./...")
+	for name, want := range prints {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		cmd := exec.CommandContext(ctx, filepath.Join(dir, "bin", name))
+		cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir())
+		out, err := cmd.CombinedOutput()
+		cancel()
+		require.NoError(t, err, "%s: %s", name, out)
+		require.Regexp(t, want, strings.TrimSuffix(string(out), "\n"), name)
+	}
+}
+
+// outsideModule makes dir a module that uses the project, and the modules that it names.
+func outsideModule(t *testing.T, root, dir string) {
+	t.Helper()
+	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
 	require.NoError(t, err)
-	file := filepath.Join(dir, "overlay.json")
-	require.NoError(t, os.WriteFile(file, list, 0o600))
-	cmd := exec.Command("go", append([]string{"build", "-overlay", file, "-o", os.DevNull}, packages...)...)
-	cmd.Dir = root
+	_, requirements, _ := strings.Cut(string(mod), "\n")
+	requirements, _, _ = strings.Cut(requirements, "\ntool ")
+	text := "module example.org/guides\n" + requirements + "\nrequire github.com/threefoldtech/quantumd v0.0.0\n\nreplace github.com/threefoldtech/quantumd => " + root + "\n"
+	sum, err := os.ReadFile(filepath.Join(root, "go.sum"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "go.mod"), []byte(text), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "go.sum"), sum, 0o600))
+}
+
+func goTool(t *testing.T, dir string, args ...string) {
+	t.Helper()
+	tool := either(os.Getenv("GO"), "go")
+	cmd := exec.CommandContext(t.Context(), tool, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOPROXY=off", "GOWORK=off", "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	require.NoError(t, err, "go %q: %s", args, out)
+}
+
+// fragment makes a program of lines of one that use ctx, logger and err.
+func fragment(lines string) string {
+	var b strings.Builder
+	b.WriteString("package main\n\nimport (\n\t\"context\"\n\t\"log/slog\"\n")
+	const project = "github.com/threefoldtech/quantumd/"
+	for use, path := range map[string]string{"errors": "errors", "fmt": "fmt", "config": project + "qsfs/config", "qsfs": project + "qsfs"} {
+		if regexp.MustCompile(`\b` + use + `\.`).MatchString(lines) {
+			fmt.Fprintf(&b, "\t%q\n", path)
+		}
+	}
+	b.WriteString(")\n\nfunc main() {}\n\nfunc _(ctx context.Context, logger *slog.Logger, err error) {\n" + lines)
+	for _, m := range regexp.MustCompile(`(?m)^([\w, ]+) := `).FindAllStringSubmatch(lines, -1) {
+		for _, name := range strings.Split(m[1], ", ") {
+			b.WriteString("_ = " + name + "\n")
+		}
+	}
+	b.WriteString("}\n")
+	return b.String()
 }
