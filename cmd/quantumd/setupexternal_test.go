@@ -24,6 +24,7 @@ import (
 
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/services"
+	"github.com/threefoldtech/quantumd/services/zinit"
 )
 
 // TestSetupExternal installs a system whose components are programs of their
@@ -54,22 +55,31 @@ func TestSetupExternal(t *testing.T) {
 		name, engine string
 		programs     func(t *testing.T, s *installedStory)
 		kill         bool
+		zinit        zinit.Generation // of the double that runs the services; empty: none
 	}{
-		{"Own", "{zdb: external, zstor: external, zdbfs: external}", own("zdb", "zstor", "zdbfs"), true},
-		{"OwnZdb", "{zdb: external}", own("zdb"), false},
-		{"OwnZstor", "{zstor: external}", own("zstor"), false},
-		{"Real", "{zdb: external, zstor: external, zdbfs: external}", real("ZDB_BIN", "ZSTOR_BIN", "ZDBFS_BIN"), true},
-		{"RealZdbZstor", "{zdb: external, zstor: external}", real("ZDB_BIN", "ZSTOR_BIN"), true},
+		{"Own", "{zdb: external, zstor: external, zdbfs: external}", own("zdb", "zstor", "zdbfs"), true, ""},
+		{"OwnZdb", "{zdb: external}", own("zdb"), false, ""},
+		{"OwnZstor", "{zstor: external}", own("zstor"), false, ""},
+		{"OldZinit", "{zdb: external, zstor: external, zdbfs: external}", own("zdb", "zstor", "zdbfs"), true, zinit.LineProtocol},
+		{"NewZinit", "{zdb: external, zstor: external, zdbfs: external}", own("zdb", "zstor", "zdbfs"), true, zinit.JSONRPC},
+		{"Real", "{zdb: external, zstor: external, zdbfs: external}", real("ZDB_BIN", "ZSTOR_BIN", "ZDBFS_BIN"), true, ""},
+		{"RealZdbZstor", "{zdb: external, zstor: external}", real("ZDB_BIN", "ZSTOR_BIN"), true, ""},
 	} {
 		t.Run(v.name, func(t *testing.T) {
 			t.Parallel()
 			needsRootAndFUSE(t)
+			if v.zinit != "" && os.Getenv("QUANTUMD_LONG") == "" {
+				t.Skip("QUANTUMD_LONG is not set")
+			}
 			dir := folder(t)
 			s := &installedStory{externalStory: externalStory{user: newUser(t, dir), dir: dir, rng: rand.New(rand.NewPCG(2, uint64(len(v.name)))), files: map[string][]byte{},
 				externalFS: strings.Contains(v.engine, "zdbfs: external")}, engine: v.engine, kill: v.kill, mirror: filepath.Join(dir, "mirror"), root: filepath.Join(dir, "root")}
 			s.mnt = filepath.Join(s.root, "mnt/qsfs")
 			require.NoError(t, os.Mkdir(s.mirror, 0o755))
 			v.programs(t, s)
+			if s.zinit = v.zinit != ""; s.zinit {
+				doubleZinit(t, v.zinit, s.root, s.env)
+			}
 			s.story(t)
 		})
 	}
@@ -82,6 +92,7 @@ type installedStory struct {
 	names             []string // of external components
 	pinURLs           bool
 	kill              bool
+	zinit             bool
 }
 
 // offer puts a program into the mirror. Not written by this process: see newUser.
@@ -314,8 +325,16 @@ func (s *installedStory) stopInOrder() {
 		}
 	}
 	require.False(s.t, mountpoint(s.mnt))
-	log := read(s.t, s.path("var/lib/quantumd/services/quantumd/log"))
+	log := s.serviceLog()
 	require.NotContains(s.t, log, "not everything is on the backends")
+}
+
+// serviceLog is what the daemon printed.
+func (s *installedStory) serviceLog() string {
+	if s.zinit {
+		return s.run(0, "logs", "-n", "2000")
+	}
+	return read(s.t, s.path("var/lib/quantumd/services/quantumd/log"))
 }
 
 // killAndWait kills a service, and every byte is there again soon.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -152,7 +153,7 @@ func (d *Daemon) run(line string, c config, prefix string) (*exec.Cmd, error) {
 	if cmd.Dir = c.Dir; cmd.Dir == "" {
 		cmd.Dir = "/"
 	}
-	cmd.Env = os.Environ()
+	cmd.Env = slices.Clone(d.o.Env)
 	for k, v := range c.Env {
 		cmd.Env = append(cmd.Env, k+"="+v)
 	}

@@ -28,6 +28,7 @@ type Options struct {
 	Dir        string        // the service files
 	Socket     string        //
 	Pause      time.Duration // before a service is started again, and between tests; zero: 2 s, as zinit's
+	Env        []string      // of all services; nil: this process's
 }
 
 // Daemon is a zinit that runs. It ends with its test, and all its services with
@@ -52,6 +53,9 @@ func Start(t testing.TB, o Options) *Daemon {
 	t.Helper()
 	if o.Pause == 0 {
 		o.Pause = 2 * time.Second
+	}
+	if o.Env == nil {
+		o.Env = os.Environ()
 	}
 	d := &Daemon{o: o, done: make(chan struct{}), table: map[string]*service{}, changed: make(chan struct{}), conns: map[net.Conn]bool{}}
 	_ = os.Remove(o.Socket) // as it does; it may not be there
