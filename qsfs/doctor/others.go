@@ -41,7 +41,7 @@ func otherFiles(_ context.Context, x *examination) []Result {
 			if strings.HasPrefix(path, x.Layout.DataDir()+"/") {
 				continue // the one that is in use
 			}
-			s, remedy := Warning, "`quantumd upgrade` takes it over; if it is not needed any more, stop it and remove it"
+			s, remedy := Warning, "stop it and disable its services before this system works on the same files; list its backends and its key in the configuration"
 			if x.Layout.Legacy == path {
 				s, remedy = Note, "" // imported by itself
 			}
