@@ -317,7 +317,7 @@ func (u *user) failedUpgrade(root, mnt string) {
 	require.NoError(u.t, err)
 	require.True(u.t, os.SameFile(older, now))
 	require.Equal(u.t, "hello", read(u.t, filepath.Join(mnt, "before")))
-	require.Equal(u.t, "ok", u.status().State)
+	require.Eventually(u.t, func() bool { return u.command(u.t.Context(), "status").Run() == nil }, time.Minute, 100*time.Millisecond, "all is well soon")
 }
 
 // breakConfig has the service fail at each start: who waits for it is told, and
