@@ -18,6 +18,7 @@
 //
 //	service.json  the definition
 //	lock          locked (flock) while a supervisor lives; holds its process id
+//	start         locked while somebody starts a supervisor
 //	status.json   what the supervisor last did; written by it alone
 //	log, log.1    what the service printed; log.1 is the older part
 //
@@ -40,6 +41,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/google/renameio/v2"
 
 	"github.com/threefoldtech/quantumd/services"
@@ -255,6 +257,13 @@ func (m *Manager) waitBefore(ctx context.Context, s services.Service) error {
 
 func (m *Manager) start(ctx context.Context, name string) error {
 	h := m.home(name)
+	// One at a time, whatever process it is of: a second supervisor would wait for
+	// the first one's lock, and start again what somebody stops at that moment.
+	turn := flock.New(h.file("start"), flock.SetPermissions(0o600))
+	if ok, err := turn.TryLockContext(ctx, pollEvery); !ok {
+		return err
+	}
+	defer turn.Close() //nolint:errcheck // nothing is written to it
 	if alive, err := h.supervised(); err != nil || alive {
 		return err
 	}
@@ -379,7 +388,14 @@ func (m *Manager) stop(ctx context.Context, s services.Service) error {
 	}
 	wait, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	ended := func() (bool, error) { alive, err := h.supervised(); return !alive, err }
+	ended := func() (bool, error) {
+		alive, err := h.supervised()
+		if err != nil || !alive {
+			return err == nil, err
+		}
+		owner, err := h.owner()
+		return owner != 0 && owner != pid, ignoreMissing(err) // somebody else's start came after the end
+	}
 	err = poll(wait, ended)
 	if err == nil || ctx.Err() != nil {
 		return err
@@ -394,6 +410,13 @@ func (m *Manager) stop(ctx context.Context, s services.Service) error {
 		return err
 	}
 	return h.endOrphan(ctx, s, nil)
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) { // removed by somebody else, at the same time
+		return nil
+	}
+	return err
 }
 
 // withDependants adds to installed services those that run and require one of

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -104,4 +105,92 @@ func testVerbatim(t *testing.T, ctx context.Context, h Harness, m services.Servi
 	eventually(t, ctx, "all is noted", func() bool { return strings.HasSuffix(noted(), "<>") })
 	require.Equal(t, hostile+" "+hostile+" "+s.Dir+" <>", noted())
 	require.NoError(t, m.Remove(ctx, "a"))
+}
+
+// growing is a buffer that is read while it is written.
+type growing struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (g *growing) Write(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.b.Write(p)
+}
+
+func (g *growing) has(text string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return strings.Contains(g.b.String(), text)
+}
+
+// A log is followed until the context ends, and that is no error of the log.
+func testFollowed(t *testing.T, ctx context.Context, h Harness, m services.ServiceManager) {
+	s, _ := script(t, h, "a", `trap 'echo line-later' USR1; echo line-first; echo start >>"$F"; while :; do sleep 0.1; done`)
+	s.ReloadSignal = syscall.SIGUSR1
+	run(t, ctx, m, s)
+	following, stop := context.WithCancel(ctx)
+	defer stop()
+	var log growing
+	ended := make(chan error, 1)
+	go func() { ended <- m.Logs(following, "a", services.LogOptions{Lines: 10, Follow: true}, &log) }()
+	eventually(t, ctx, "what was printed before", func() bool { return log.has("line-first") })
+	require.NoError(t, m.Reload(ctx, "a"))
+	eventually(t, ctx, "what is printed later", func() bool { return log.has("line-later") })
+	stop()
+	if err := <-ended; err != nil {
+		require.ErrorIs(t, err, context.Canceled)
+	}
+	require.NoError(t, m.Remove(ctx, "a"))
+}
+
+// A changed definition is that of the next start, and of that one already.
+func testChanged(t *testing.T, ctx context.Context, h Harness, m services.ServiceManager) {
+	s, noted := script(t, h, "a", `echo "$N" >>"$F"; exec sleep 600`)
+	s.Env = append(s.Env, "N=first")
+	run(t, ctx, m, s)
+	pid := status(t, ctx, m, "a").PID
+	s.Env[len(s.Env)-1] = "N=second"
+	_, err := m.Apply(ctx, []services.Service{s})
+	require.NoError(t, err)
+	require.NoError(t, m.Start(ctx, "a"))
+	require.Equal(t, pid, status(t, ctx, m, "a").PID, "Apply and Start leave alone what runs")
+	require.NoError(t, m.Restart(ctx, "a"))
+	eventually(t, ctx, "the second definition runs", func() bool { return noted() == "first second" })
+	require.NoError(t, m.WaitReady(ctx, "a"))
+	require.NoError(t, m.Stop(ctx, "a"))
+	s.Env[len(s.Env)-1] = "N=third"
+	_, err = m.Apply(ctx, []services.Service{s})
+	require.NoError(t, err)
+	require.NoError(t, m.Start(ctx, "a"))
+	eventually(t, ctx, "the third definition runs", func() bool { return noted() == "first second third" })
+	require.NoError(t, m.Remove(ctx, "a"))
+}
+
+// Several callers at once start one process, and stop it.
+func testConcurrent(t *testing.T, ctx context.Context, h Harness, m services.ServiceManager) {
+	s, noted := script(t, h, "a", `echo start >>"$F"; exec sleep 600`)
+	together := func(f func() error) {
+		t.Helper()
+		errs := make(chan error)
+		for range 4 {
+			go func() { errs <- f() }()
+		}
+		var all error
+		for range 4 {
+			all = errors.Join(all, <-errs)
+		}
+		require.NoError(t, all)
+	}
+	together(func() error { _, err := m.Apply(ctx, []services.Service{s}); return err })
+	together(func() error { return m.Start(ctx, "a") })
+	together(func() error { return m.WaitReady(ctx, "a") })
+	require.Equal(t, "start", noted())
+	together(func() error { _, err := m.Status(ctx, "a"); return err })
+	together(func() error { return m.Stop(ctx, "a") })
+	require.Equal(t, services.Inactive, status(t, ctx, m, "a").State)
+	require.Equal(t, "start", noted())
+	together(func() error { return m.Remove(ctx, "a") })
+	require.Equal(t, services.Missing, status(t, ctx, m, "a").State)
 }

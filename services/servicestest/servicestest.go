@@ -52,6 +52,9 @@ func Run(t *testing.T, h Harness) {
 		tests["MissingProgram"] = testMissingProgram
 		tests["Printed"] = testPrinted
 		tests["Verbatim"] = testVerbatim
+		tests["Followed"] = testFollowed
+		tests["Changed"] = testChanged
+		tests["Concurrent"] = testConcurrent
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -220,8 +220,18 @@ func (m *Manager) targetIsLeft(list []services.Service) (bool, error) {
 
 // forget takes units that do not run from disk, and from systemd's memory.
 func (m *Manager) forget(ctx context.Context, b Bus, units []string) error {
+	if len(units) == 0 {
+		return nil
+	}
 	if _, err := b.DisableUnitFilesContext(ctx, units, false); err != nil {
-		return refused(ctx, "disable "+strings.Join(units, ", "), err)
+		left := slices.DeleteFunc(slices.Clone(units), func(u string) bool {
+			_, err := os.Lstat(filepath.Join(m.dir, u))
+			return errors.Is(err, fs.ErrNotExist)
+		})
+		if len(left) == len(units) {
+			return refused(ctx, "disable "+strings.Join(units, ", "), err)
+		}
+		return m.forget(ctx, b, left) // somebody else removed the others at the same time
 	}
 	for _, u := range units {
 		if err := os.Remove(filepath.Join(m.dir, u)); err != nil && !errors.Is(err, fs.ErrNotExist) {
