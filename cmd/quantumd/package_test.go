@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -79,6 +80,38 @@ func (c container) zombies() int {
 	return n
 }
 
+// orphan makes one in it that ends soon; nobody but its process 1 can reap it.
+func (c container) orphan() {
+	c.t.Helper()
+	out, err := exec.Command("nsenter", "-t", c.pid(), "-p", "sh", "-c", "sleep 3 </dev/null >/dev/null 2>&1 & exit 0").CombinedOutput()
+	require.NoError(c.t, err, "%s", out)
+}
+
+// orphans counts the sleepers of orphan that its process 1 has, ended or not.
+func (c container) orphans() int {
+	pid := c.pid()
+	text, err := os.ReadFile(filepath.Join("/proc", pid, "task", pid, "children"))
+	require.NoError(c.t, err)
+	n := 0
+	for _, child := range strings.Fields(string(text)) {
+		comm, err := os.ReadFile(filepath.Join("/proc", child, "comm"))
+		if err == nil && strings.TrimSpace(string(comm)) == "sleep" {
+			n++
+		}
+	}
+	return n
+}
+
+// safe asks, of one that has ended, whether all that was written is on the
+// backends: they are not destroyed else.
+func (c container) safe(image string) error {
+	c.t.Helper()
+	if out, err := docker(c.t, "run", "--rm", "--network", "none", "--volumes-from", c.name, image, "destroy", "--local", "--dir", "/data", "--dry-run"); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
 // TestImage runs the container image: its default, with a mount, and as one
 // component.
 func TestImage(t *testing.T) {
@@ -124,10 +157,14 @@ func TestImage(t *testing.T) {
 		c.ready()
 		require.Contains(t, c.exec("status", "--dir", "/data"), "9 of 9 up")
 		c.exec("sync", "--dir", "/data")
+		c.orphan()
+		require.Equal(t, 1, c.orphans(), "the sleeper belongs to process 1 now")
+		require.Eventually(t, func() bool { return c.orphans() == 0 }, 10*time.Second, 20*time.Millisecond, "what process 1 inherits is reaped")
 		require.Zero(t, c.zombies())
 		code, took := c.stop()
 		require.Equal(t, "0", code)
 		t.Logf("stopped in %v", took.Round(time.Millisecond))
+		require.NoError(t, c.safe(image))
 		require.Contains(t, c.must("logs", c.name), "bringing what was written to the backends")
 		c.must("start", c.name)
 		c.ready()
@@ -147,6 +184,7 @@ func TestImage(t *testing.T) {
 		code, took := c.stop()
 		require.Equal(t, "0", code)
 		t.Logf("stopped in %v", took.Round(time.Millisecond))
+		require.NoError(t, c.safe(image))
 		c.must("start", c.name)
 		c.ready()
 		got, err := os.ReadFile(inside("/mnt/q/file"))
@@ -155,14 +193,19 @@ func TestImage(t *testing.T) {
 		require.Contains(t, c.exec("check", "--dir", "/data"), "0 pending, 0 degraded, 0 not known, 0 lost")
 		require.Zero(t, c.zombies())
 
-		// A crash loses nothing that was synced.
+		// A crash loses nothing that was synced; what was not is only in its volume.
 		c.exec("sync", "--dir", "/data")
+		write(t, inside("/mnt/q/late"), "late")
 		c.must("kill", c.name)
+		require.ErrorContains(t, c.safe(image), "not on the backends")
 		c.must("start", c.name)
 		c.ready()
 		got, err = os.ReadFile(inside("/mnt/q/file"))
 		require.NoError(t, err)
 		require.Equal(t, want, string(got))
+		got, err = os.ReadFile(inside("/mnt/q/late"))
+		require.NoError(t, err)
+		require.Equal(t, "late", string(got), "it was closed")
 	})
 
 	t.Run("Component", func(t *testing.T) {
@@ -176,28 +219,28 @@ func TestImage(t *testing.T) {
 	})
 }
 
-// debs builds the package in two versions.
-func debs(t *testing.T, versions ...string) []string {
+// sourceCopy is a copy of what is here: packages are built in their own folder.
+func sourceCopy(t *testing.T) string {
 	t.Helper()
 	if _, err := exec.LookPath("dpkg-deb"); err != nil {
 		t.Skip("dpkg-deb is not installed")
 	}
-	// A copy of what is here: the package's recipe builds in its own folder.
 	src := filepath.Join(t.TempDir(), "src")
 	out, err := exec.Command("sh", "-c", `mkdir "$1" && cd ../.. && (git ls-files -co --exclude-standard || find . -type f) | tar -cf - -T - | tar -C "$1" -xf -`, "sh", src).CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	var files []string
-	for _, v := range versions {
-		cmd := exec.Command("make", "-s", "deb", "VERSION="+v)
-		cmd.Dir, cmd.Env = src, append(os.Environ(), "SOURCE_DATE_EPOCH=1700000000")
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "%s", out)
-		found, err := filepath.Glob(filepath.Join(src, "dist/quantumd_"+v+"_*.deb"))
-		require.NoError(t, err)
-		require.Len(t, found, 1)
-		files = append(files, found[0])
-	}
-	return files
+	return src
+}
+
+// buildDeb builds a package of a version.
+func buildDeb(t *testing.T, src, version, arch string) string {
+	t.Helper()
+	cmd := exec.Command("make", "-s", "deb", "VERSION="+version, "ARCH="+arch)
+	cmd.Dir, cmd.Env = src, append(os.Environ(), "SOURCE_DATE_EPOCH=1700000000")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	file := filepath.Join(src, "dist", "quantumd_"+version+"_"+arch+".deb")
+	require.FileExists(t, file)
+	return file
 }
 
 // TestPackage is the life of the Debian package on a machine with a real
@@ -206,8 +249,8 @@ func TestPackage(t *testing.T) {
 	t.Parallel()
 	needsLong(t)
 	m := machine.Start(t, machine.Options{})
-	packages := debs(t, "1.0.0", "1.0.1")
-	first, second := m.Put("first.deb", packages[0]), m.Put("second.deb", packages[1])
+	src := sourceCopy(t)
+	first, second := m.Put("first.deb", buildDeb(t, src, "1.0.0", runtime.GOARCH)), m.Put("second.deb", buildDeb(t, src, "1.0.1", runtime.GOARCH))
 	const files = "find /usr /etc /var/lib/quantumd /opt -xdev -not -path '/usr/share/doc/*' 2>/dev/null | sort"
 	m.Sh("{ " + files + " || true; } >/srv/before")
 
@@ -230,7 +273,8 @@ func TestPackage(t *testing.T) {
 	// It writes below a folder of the file system: in the mountpoint itself its
 	// files would land below the mount while that is away, and hold up the start.
 	m.Sh(`mkdir /mnt/qsfs/load; nohup sh -c 'n=0; while [ ! -e /srv/enough ]; do
-		if dd if=/dev/urandom of=/mnt/qsfs/load/$n bs=64k count=4 conv=fsync 2>/dev/null; then sha256sum /mnt/qsfs/load/$n >>/srv/load; fi
+		head -c 256k /dev/urandom >/srv/piece
+		if dd if=/srv/piece of=/mnt/qsfs/load/$n bs=64k conv=fsync 2>/dev/null; then sha256sum </srv/piece | sed "s|-|/mnt/qsfs/load/$n|" >>/srv/load; fi
 		n=$((n+1)); sleep 0.02; done; touch /srv/done' >/dev/null 2>&1 &`)
 	m.Eventually(20*time.Second, func() error { _, err := m.Run("test", "-s", "/srv/load"); return err }, "something is written")
 	pid := m.Must("systemctl", "show", "-p", "MainPID", "quantumd")
@@ -245,13 +289,45 @@ func TestPackage(t *testing.T) {
 	}, "writing goes on")
 	m.Sh("touch /srv/enough; while [ ! -e /srv/done ]; do sleep 0.05; done")
 	m.Must("quantumd", "sync")
-	m.Sh("sha256sum --quiet -c /srv/load && cd /mnt/qsfs/before && sha256sum --quiet -c /srv/sums")
 	m.Must("quantumd", "check")
-
-	// Back after a reboot.
+	running := func() string { return m.Sh("/proc/$(systemctl show -p MainPID --value quantumd)/exe version") }
+	intact := func() {
+		t.Helper()
+		m.Sh("sha256sum --quiet -c /srv/load && cd /mnt/qsfs/before && sha256sum --quiet -c /srv/sums")
+	}
+	intact()
 	m.Must("quantumd", "stop")
 	m.Must("quantumd", "start")
-	m.Sh("cd /mnt/qsfs/before && sha256sum --quiet -c /srv/sums")
+	intact()
+
+	// The package of the version before is the way back. A configuration that is
+	// no good is found before anything is stopped, and the older program runs on.
+	m.Must("dpkg", "-i", first)
+	require.Contains(t, running(), "1.0.0")
+	intact()
+	pid = m.Must("systemctl", "show", "-p", "MainPID", "quantumd")
+	m.Sh("cp /etc/quantumd.yaml /srv/good && echo 'meta_size: several' >>/etc/quantumd.yaml")
+	_, err := m.Run("dpkg", "-i", second)
+	require.ErrorContains(t, err, "meta_size")
+	require.ErrorContains(t, err, "dpkg --configure quantumd")
+	require.Equal(t, pid, m.Must("systemctl", "show", "-p", "MainPID", "quantumd"))
+	require.Contains(t, running(), "1.0.0")
+	intact()
+	m.Sh("cat /srv/good >/etc/quantumd.yaml")
+	m.Must("dpkg", "--configure", "quantumd")
+	require.Contains(t, running(), "1.0.1")
+	intact()
+
+	// Not removed while something is only here.
+	m.Sh(`for p in $(pgrep -f '[/]srv/backends'); do kill -9 $p; done; head -c 1M /dev/urandom >/srv/late; dd if=/srv/late of=/mnt/qsfs/late conv=fsync 2>/dev/null
+		systemctl stop --no-block quantumd; systemctl kill --signal=KILL quantumd; while systemctl is-active -q quantumd; do sleep 0.05; done`)
+	_, err = m.Run("dpkg", "-r", "quantumd")
+	require.ErrorContains(t, err, "nothing was removed")
+	m.Must("quantumd", "deploy", "--local", "--dir", "/srv/backends")
+	m.Must("quantumd", "start")
+	m.Must("quantumd", "sync")
+	m.Sh("cmp /srv/late /mnt/qsfs/late")
+	intact()
 
 	// Removed: no service, no program; data, configuration and key stay.
 	m.Must("dpkg", "-r", "quantumd")
