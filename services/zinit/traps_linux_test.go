@@ -430,26 +430,29 @@ func TestDetect(t *testing.T) {
 		require.NoError(t, os.MkdirAll(filepath.Join(w.dir, "run/systemd/system"), 0o755))
 		require.Equal(t, services.Systemd, services.DetectAt(w.dir))
 	})
-	t.Run("Other", func(t *testing.T) {
-		dir := shortDir(t)
-		require.NoError(t, os.MkdirAll(filepath.Join(dir, "tmp"), 0o755))
-		l, err := net.Listen("unix", services.ZinitSockets(dir)[1])
-		require.NoError(t, err)
-		t.Cleanup(func() { assert.NoError(t, l.Close()) })
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				_, _ = io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n\r\n") // to a client that may be gone
-				_ = conn.Close()
+}
+
+// What listens at its socket and is no zinit is not taken for one.
+func TestDetectOther(t *testing.T) {
+	t.Parallel()
+	dir := shortDir(t)
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "tmp"), 0o755))
+	l, err := net.Listen("unix", services.ZinitSockets(dir)[1])
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, l.Close()) })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
 			}
-		}()
-		require.Equal(t, services.Child, services.DetectAt(dir))
-		_, err = zinit.Probe(t.Context(), services.ZinitSockets(dir)[1])
-		require.Error(t, err)
-	})
+			_, _ = io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n\r\n") // to a client that may be gone
+			_ = conn.Close()
+		}
+	}()
+	require.Equal(t, services.Child, services.DetectAt(dir))
+	_, err = zinit.Probe(t.Context(), services.ZinitSockets(dir)[1])
+	require.Error(t, err)
 }
 
 // A socket in /tmp may be anybody's: one of another user is not spoken with.

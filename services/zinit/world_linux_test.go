@@ -55,7 +55,8 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-// each runs a test on the double and on the real zinit, of both generations.
+// each runs a test on the double, of both generations; below TestReal on the
+// real one.
 func each(t *testing.T, test func(t *testing.T, start func(t *testing.T) world)) {
 	eachIdle(t, func(t *testing.T, idle func(t *testing.T) world) {
 		test(t, func(t *testing.T) world {
@@ -68,24 +69,55 @@ func each(t *testing.T, test func(t *testing.T, start func(t *testing.T) world))
 
 // eachIdle is each with a zinit that has not begun yet.
 func eachIdle(t *testing.T, test func(t *testing.T, idle func(t *testing.T) world)) {
-	for _, g := range []zinit.Generation{zinit.LineProtocol, zinit.JSONRPC} {
-		name := map[zinit.Generation]string{zinit.LineProtocol: "Old", zinit.JSONRPC: "New"}[g]
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			test(t, func(t *testing.T) world { return newWorld(t, g) })
-		})
-		t.Run("Real"+name, func(t *testing.T) {
-			t.Parallel()
-			variable := "ZINIT_" + strings.ToUpper(name) + "_BIN"
-			bin := os.Getenv(variable)
-			if bin == "" {
-				t.Skipf("%s names no real zinit", variable)
-			}
+	for name, g := range generations {
+		if strings.HasPrefix(t.Name(), "TestReal/"+name+"/") {
 			test(t, func(t *testing.T) world {
 				w := newWorld(t, g)
-				w.starts = func(w world, t *testing.T) { w.beginReal(t, bin) }
+				w.starts = func(w world, t *testing.T) { w.beginReal(t, os.Getenv(variable(name))) }
 				return w
 			})
+		}
+		if !strings.HasPrefix(t.Name(), "TestReal/") {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				test(t, func(t *testing.T) world { return newWorld(t, g) })
+			})
+		}
+	}
+}
+
+var generations = map[string]zinit.Generation{"Old": zinit.LineProtocol, "New": zinit.JSONRPC}
+
+func variable(name string) string { return "ZINIT_" + strings.ToUpper(name) + "_BIN" }
+
+// TestReal runs all that the double is tested with on real ones.
+func TestReal(t *testing.T) {
+	t.Parallel()
+	for name := range generations {
+		t.Run(name, func(t *testing.T) {
+			if os.Getenv(variable(name)) == "" {
+				t.Skipf("%s names no real zinit", variable(name))
+			}
+			for what, test := range map[string]func(t *testing.T){
+				"StopDrains":       TestStopDrains,
+				"StopKills":        TestStopKills,
+				"StopLeavesHooks":  TestStopLeavesHooks,
+				"ChangedFile":      TestChangedFile,
+				"MissingProgram":   TestMissingProgram,
+				"MissingTest":      TestMissingTest,
+				"Blocked":          TestBlocked,
+				"AfterUnknown":     TestAfterUnknown,
+				"BeforeFails":      TestBeforeFails,
+				"FailureIsStarted": TestFailureIsStarted,
+				"WordsArrive":      TestWordsArrive,
+				"Logs":             TestLogs,
+				"Detect":           TestDetect,
+				"DamagedFile":      TestDamagedFile,
+				"Records":          TestRecords,
+				"Conformance":      TestConformance,
+			} {
+				t.Run(what, test)
+			}
 		})
 	}
 }
