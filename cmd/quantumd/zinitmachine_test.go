@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -172,7 +173,7 @@ func (u *installed) zinitRemove(before []string) {
 	u.t.Helper()
 	var pids []string // of the backends
 	for name, s := range u.services() {
-		if name != "quantumd" {
+		if strings.HasPrefix(name, "qsfs-data") || strings.HasPrefix(name, "qsfs-meta") {
 			pids = append(pids, fmt.Sprint(s.PID))
 		}
 	}
@@ -186,4 +187,91 @@ func (u *installed) zinitRemove(before []string) {
 	u.left(before)
 	require.Empty(u.t, u.Must("ls", "/etc/zinit"))
 	require.NotContains(u.t, u.Must("ps", "-e", "-o", "args"), "quantumd")
+}
+
+// TestExternalOnZinit is a system of external components on a machine that a
+// real zinit runs: in order, drained before it is stopped, back after kills and
+// a reboot, and taken away without a trace.
+func TestExternalOnZinit(t *testing.T) {
+	t.Parallel()
+	for name, where := range map[string]string{"Old": "/var/run/zinit.sock", "New": "/tmp/zinit.sock"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			variable := "ZINIT_" + strings.ToUpper(name) + "_BIN"
+			zinit := os.Getenv(variable)
+			if zinit == "" {
+				t.Skipf("%s names no real zinit", variable)
+			}
+			u := zinitMachine(t, zinit, where)
+			before := u.find()
+			u.external()
+			u.zinitRemove(before)
+		})
+	}
+}
+
+func (u *installed) external() {
+	components := []string{"qsfs-zstor", "quantumd", "qsfs-zdb", "qsfs-zdbfs"} // as they start
+	u.Must(u.program, "deploy", "--local", "--set", "zdb_data_size=4M")
+	u.Sh("echo 'engine: {zdb: external, zstor: external, zdbfs: external}' >>/etc/quantumd.yaml; echo binaries: >>/etc/quantumd.yaml; mkdir /host/mirror")
+	for _, c := range []string{"zdb", "zstor", "zdbfs"} { // it is each of them by its name
+		u.Sh(fmt.Sprintf("cp /host/quantumd /host/mirror/%[1]s; echo '  %[1]s: {url: file:///host/mirror/%[1]s}' >>/etc/quantumd.yaml", c))
+	}
+	serves := func(what string) {
+		u.t.Helper()
+		u.Eventually(time.Minute, func() error {
+			s := u.services()
+			for _, c := range components {
+				if s[c].State != services.Active {
+					return fmt.Errorf("%s: %+v", c, s[c])
+				}
+			}
+			for n := range u.files {
+				if _, err := u.Run("cmp", fmt.Sprintf("/srv/synced%d", n), fmt.Sprintf("%s/synced%d", qsfsMount, n)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}, what)
+	}
+	settled := func() {
+		u.t.Helper()
+		u.synced()
+		u.Must("sync", "-f", qsfsMount)
+	}
+	require.Contains(u.t, u.q(0, "setup", "--yes"), "mounted on "+qsfsMount)
+	serves("it is installed")
+	require.NotContains(u.t, u.q(0, "setup"), "update")
+	settled()
+	require.Contains(u.t, u.q(0, "sync"), "safe")
+
+	settled()
+	u.q(0, "stop")
+	_, err := u.Run("mountpoint", "-q", qsfsMount)
+	require.Error(u.t, err)
+	for name, s := range u.services() {
+		if slices.Contains(components, name) {
+			require.Equal(u.t, services.Inactive, s.State, name)
+			require.Contains(u.t, []int{0, 143}, s.ExitCode, name)
+		}
+	}
+	require.NotContains(u.t, u.q(0, "logs", "-n", "2000"), "not everything is on the backends")
+	u.q(0, "start")
+	serves("after a stop")
+	for _, c := range components {
+		settled()
+		old := u.services()[c].PID
+		u.Must("kill", "-9", fmt.Sprint(old))
+		u.Eventually(30*time.Second, func() error {
+			if s := u.services()[c]; s.PID == old || s.PID == 0 {
+				return fmt.Errorf("%+v", s)
+			}
+			return nil
+		}, c+" is started again")
+		serves("after the end of " + c)
+	}
+	settled()
+	u.Reboot()
+	serves("after a reboot")
+	require.Contains(u.t, u.q(0, "sync"), "safe")
 }
