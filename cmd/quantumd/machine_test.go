@@ -386,7 +386,7 @@ func (u *installed) left(before []string) {
 		}
 	}
 	for _, path := range left {
-		documented := slices.ContainsFunc([]string{"/etc/quantumd.yaml", "/etc/zstor.toml", "/opt/zdb", "/var/lib/quantumd"}, func(kept string) bool {
+		documented := slices.ContainsFunc([]string{"/etc/quantumd.yaml", "/etc/quantumd.binaries.lock", "/etc/zstor.toml", "/opt/zdb", "/var/lib/quantumd", "/var/log/qsfs"}, func(kept string) bool {
 			return path == kept || strings.HasPrefix(path, kept+"/")
 		})
 		assert.True(u.t, documented, "left behind: %s", path)
