@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"github.com/threefoldtech/quantumd/internal/durable"
 	"github.com/threefoldtech/quantumd/qsfs/binaries"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
@@ -207,7 +208,7 @@ func (s *System) installSecrets(o SetupOptions) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return &PathError{Path: path, Err: err}
 		}
-		if err := renameio.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
+		if err := durable.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
 			return &PathError{Path: path, Err: err}
 		}
 	}

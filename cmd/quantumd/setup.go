@@ -95,6 +95,9 @@ func (c setupCmd) Run(ctx context.Context, a *app) error {
 }
 
 func (a *app) printSetup(report *qsfs.SetupReport, cfg *config.Config) error {
+	if report == nil {
+		return nil // all is said: a takeover's dry run
+	}
 	return a.print(report, func() {
 		for _, c := range report.Changes {
 			a.printf("%-7s %s%s", c.Action, c.Name, inBrackets(c.Path))
@@ -121,13 +124,24 @@ func inBrackets(path string) string {
 	return " (" + path + ")"
 }
 
-// setup installs the system and returns when it is mounted.
-// The doctor is asked before, unless it is forced; tolerate warns of keys that
-// this version does not know.
+// setup installs the system and returns when it is mounted; an older installation
+// is taken over. The doctor is asked before, unless it is forced; tolerate warns
+// of keys that this version does not know.
 func (a *app) setup(ctx context.Context, from string, force, tolerate bool) (*qsfs.SetupReport, *config.Config, error) {
 	if a.globals.Dir != "" {
 		return nil, nil, &usageError{errors.New("setup installs on system paths; a system below --dir runs with `quantumd up`")}
 	}
+	older, err := a.older()
+	if err != nil {
+		return nil, nil, err
+	}
+	if older != nil {
+		return a.takeOver(ctx, older, from, force)
+	}
+	return a.install(ctx, from, force, tolerate)
+}
+
+func (a *app) install(ctx context.Context, from string, force, tolerate bool) (*qsfs.SetupReport, *config.Config, error) {
 	cfg, err := a.loadConfig(tolerate)
 	if errors.Is(err, config.ErrNoConfig) {
 		return nil, nil, &codeError{code: exitUsage, err: fmt.Errorf("setup comes after deploy: %w", err)}

@@ -11,6 +11,8 @@ import (
 )
 
 type upgradeCmd struct {
+	UndoTakeover bool `help:"Bring back the older installation that was taken over."`
+
 	From string `placeholder:"DIR|URL" help:"Take the programs of external components from this folder or mirror."`
 }
 
@@ -21,6 +23,10 @@ program, which is kept beside it as quantumd.old, and restarts what runs that: l
 after the other, then the daemon, after what was written is on the backends. Should it not serve,
 the older program is put back and started.
 
+An installation of the shell scripts, or of an earlier quantumd, is taken over: its data stays where
+it is, its services are stopped and, once this one serves, removed; what they were is kept below
+/var/lib/quantumd/takeover, and --undo-takeover brings them back.
+
   ./quantumd upgrade --dry-run
   ./quantumd upgrade`
 }
@@ -29,11 +35,18 @@ func (c upgradeCmd) Run(ctx context.Context, a *app) error {
 	if err := a.noServicesBelowDir(); err != nil {
 		return err
 	}
-	if !a.servicesInstalled(ctx) {
+	if c.UndoTakeover {
+		return a.undoTakeover(ctx)
+	}
+	older, err := a.older()
+	if err != nil {
+		return err
+	}
+	if older == nil && !a.servicesInstalled(ctx) {
 		return errNotInstalled
 	}
 	report, cfg, err := a.setup(ctx, c.From, false, true)
-	if err != nil && report != nil && report.Replaced {
+	if err != nil && older == nil && report != nil && report.Replaced {
 		return errors.Join(fmt.Errorf("the new version does not serve: %w", err), a.wayBack(ctx))
 	}
 	if err != nil {

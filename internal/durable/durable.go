@@ -11,9 +11,19 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// WriteFile replaces path by a file with this content and mode.
+// WriteFile replaces path by a file with this content and mode, whatever mode the
+// older one has: renameio.WriteFile would keep that, also of a secret's file that
+// all can read.
 func WriteFile(path string, data []byte, mode os.FileMode) error {
-	if err := renameio.WriteFile(path, data, mode, renameio.IgnoreUmask()); err != nil {
+	f, err := renameio.NewPendingFile(path, renameio.WithStaticPermissions(mode))
+	if err != nil {
+		return err
+	}
+	defer f.Cleanup() //nolint:errcheck // nothing is left after the rename
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	if err := f.CloseAtomicallyReplace(); err != nil {
 		return err
 	}
 	return SyncDir(filepath.Dir(path))
