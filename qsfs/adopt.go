@@ -117,17 +117,10 @@ type adopter struct {
 
 // namespace asks for each data file but the highest, which is open.
 func (a *adopter) namespace(ctx context.Context, name string) error {
-	var ids []uint32
-	err := eachName(filepath.Join(a.sys.layout.IndexDir(), name), func(_, file string) error {
-		if id, ok := segment.ParseName('i', file); ok {
-			ids = append(ids, id)
-		}
-		return nil
-	})
+	ids, err := indexIDs(filepath.Join(a.sys.layout.IndexDir(), name))
 	if err != nil || len(ids) < 2 {
 		return err
 	}
-	slices.Sort(ids)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(legacyWorkers)
 	for _, id := range ids[:len(ids)-1] {

@@ -174,6 +174,18 @@ func expand(f *flag.FlagSet, args []string) []string {
 	return out
 }
 
+// parseAround parses options, and leaves out what is none, as zdb does: a service
+// file with a stray backslash gives it an empty word, and what came behind that
+// would be lost, down to where the data is.
+func parseAround(f *flag.FlagSet, args []string) error {
+	for {
+		if err := f.Parse(args); err != nil || f.NArg() == 0 {
+			return err
+		}
+		args = f.Args()[1:]
+	}
+}
+
 // isSwitch says whether an option takes no value.
 func isSwitch(o *flag.Flag) bool {
 	b, ok := o.Value.(interface{ IsBoolFlag() bool })
@@ -203,7 +215,7 @@ func runZdb(_ context.Context, a *app, args []string) int {
 	var o zdbOptions
 	f := zdbFlags(&o)
 	f.SetOutput(a.stderr)
-	if err := f.Parse(expand(f, args)); err != nil {
+	if err := parseAround(f, expand(f, args)); err != nil {
 		return exitFailed
 	}
 	if o.version {

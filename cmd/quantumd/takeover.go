@@ -46,6 +46,7 @@ func (a *app) takeOver(ctx context.Context, t *takeover.Takeover, from string, f
 	var cfg *config.Config
 	err = t.Run(ctx, takeover.Options{
 		Manager: m, Config: text, Path: a.configPath(), Logf: a.notef,
+		Fetch:   func(ctx context.Context) error { return a.bringBack(ctx, plan) },
 		Prepare: func(ctx context.Context) error { return a.adopt(ctx, plan) },
 		Install: func(ctx context.Context) (err error) {
 			report, cfg, err = a.install(ctx, from, force, false)
@@ -55,11 +56,32 @@ func (a *app) takeOver(ctx context.Context, t *takeover.Takeover, from string, f
 	return report, cfg, err
 }
 
-// adopt asks the backends what they hold of the older installation's files.
-func (a *app) adopt(ctx context.Context, plan *takeover.Plan) error {
+// planned is the system that a takeover makes.
+func (a *app) planned(ctx context.Context, plan *takeover.Plan) (*qsfs.System, error) {
 	cfg := plan.Config.Clone()
 	a.place(cfg)
-	sys, err := qsfs.Open(ctx, cfg, qsfs.WithLayout(a.layout(cfg)), qsfs.WithLogger(a.logger()))
+	return qsfs.Open(ctx, cfg, qsfs.WithLayout(a.layout(cfg)), qsfs.WithLogger(a.logger()))
+}
+
+// bringBack has everything on the disk that the older programs may ask for.
+func (a *app) bringBack(ctx context.Context, plan *takeover.Plan) error {
+	sys, err := a.planned(ctx, plan)
+	if err != nil {
+		return err
+	}
+	r, err := sys.BringBack(ctx)
+	if r != nil && r.Files > 0 {
+		a.notef("%d data files (%s) are on the disk again", r.Files, size(r.Bytes))
+	}
+	if err != nil && r != nil {
+		err = fmt.Errorf("%d files are left, such as %w", r.Left, err)
+	}
+	return err
+}
+
+// adopt asks the backends what they hold of the older installation's files.
+func (a *app) adopt(ctx context.Context, plan *takeover.Plan) error {
+	sys, err := a.planned(ctx, plan)
 	if err != nil {
 		return err
 	}
@@ -165,7 +187,12 @@ func (a *app) undoTakeover(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := t.Undo(ctx, m, a.notef); err != nil {
+	plan, err := t.Derive()
+	if err != nil {
+		return err
+	}
+	fetch := func(ctx context.Context) error { return a.bringBack(ctx, plan) }
+	if err := t.Undo(ctx, takeover.Options{Manager: m, Logf: a.notef, Fetch: fetch}); err != nil {
 		return err
 	}
 	return a.done("the older services run again: %s", strings.Join(names, ", "))

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/threefoldtech/quantumd/engine/zdb/segment"
 	"github.com/threefoldtech/quantumd/engine/zdbfs/mount"
@@ -42,7 +43,11 @@ type Options struct {
 	// Install is called once the older services have ended, and returns when the
 	// new ones serve. After an error of it the older ones are brought back.
 	Install func(ctx context.Context) error
-	Logf    func(format string, args ...any) // what is done, in words; may be nil
+	// Fetch brings what is only on the backends back to the disk, before the older
+	// programs are started again: their hook may not find it. Its failure is told,
+	// and is no reason not to start them.
+	Fetch func(ctx context.Context) error
+	Logf  func(format string, args ...any) // what is done, in words; may be nil
 
 	step func(name string) error // tests end a run there
 }
@@ -107,7 +112,7 @@ func (t *Takeover) back(ctx context.Context, o *Options, cause error) error {
 	cause = fmt.Errorf("the older installation could not be taken over: %w", cause)
 	o.say("%v", cause)
 	o.say("the older services are brought back")
-	if err := t.Undo(ctx, o.Manager, o.Logf); err != nil {
+	if err := t.Undo(ctx, *o); err != nil {
 		return errors.Join(cause, err)
 	}
 	o.say("the older services run again")
@@ -215,7 +220,7 @@ func (t *Takeover) forget() error {
 // it holds. From then on nothing starts them with the machine: two programs must
 // never work on the same files.
 func (t *Takeover) stop(ctx context.Context, o *Options) error {
-	if err := qsfs.FlushZdbfs(ctx, t.Mountpoint); err != nil {
+	if err := qsfs.FlushZdbfs(ctx, t.Mountpoint); err != nil && !errors.Is(err, syscall.ENOTTY) {
 		o.say("the older zdbfs could not be asked to write out what it holds: %v", err)
 	}
 	if seen := names(t.Mountpoint); len(seen) > 0 {
@@ -351,9 +356,9 @@ func (t *Takeover) remove(ctx context.Context, o *Options) error {
 // but for local backends, and starts the older ones. A second call goes on where
 // one was interrupted. What was written meanwhile is in the files that they work
 // on; the identity of this program's frontend stays, so that the next takeover
-// goes on with it.
-func (t *Takeover) Undo(ctx context.Context, m services.ServiceManager, logf func(string, ...any)) error {
-	o := Options{Manager: m, Logf: logf}
+// goes on with it. Of the options Manager, Fetch and Logf count.
+func (t *Takeover) Undo(ctx context.Context, o Options) error {
+	m := o.Manager
 	if err := t.save(stepUndo); err != nil {
 		return fmt.Errorf("takeover: %w", err)
 	}
@@ -376,6 +381,13 @@ func (t *Takeover) Undo(ctx context.Context, m services.ServiceManager, logf fun
 	// A real zdb does not find what it writes behind an empty pair.
 	if err := segment.DropAllEmptyPairs(filepath.Join(t.Root, "index"), filepath.Join(t.Root, "data")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	if o.Fetch != nil {
+		if err := o.Fetch(ctx); ctx.Err() != nil {
+			return errors.Join(ctx.Err(), err)
+		} else if err != nil {
+			o.say("not every file is on this machine's disk again, and the older programs have to fetch the others: %v", err)
+		}
 	}
 	if err := t.restore(); err != nil {
 		return err

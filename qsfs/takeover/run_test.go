@@ -150,7 +150,7 @@ func TestThereAndBack(t *testing.T) {
 				taken, err := Taken(o.root)
 				require.NoError(t, err)
 				require.NotNil(t, taken)
-				require.NoError(t, taken.Undo(t.Context(), o.m, nil))
+				require.NoError(t, taken.Undo(t.Context(), Options{Manager: o.m}))
 				o.olderRuns()
 				taken, err = Taken(o.root)
 				require.NoError(t, err)
@@ -184,14 +184,14 @@ func TestInterrupted(t *testing.T) {
 			if at == stepInstall {
 				taken, err := Taken(o.root)
 				require.NoError(t, err)
-				require.NoError(t, taken.Undo(t.Context(), o.m, nil))
+				require.NoError(t, taken.Undo(t.Context(), Options{Manager: o.m}))
 				o.olderRuns()
 			}
 			require.NoError(t, o.run(t.Context(), nil, nil))
 			o.newRuns()
 			taken, err := Taken(o.root)
 			require.NoError(t, err)
-			require.NoError(t, taken.Undo(t.Context(), o.m, nil))
+			require.NoError(t, taken.Undo(t.Context(), Options{Manager: o.m}))
 			o.olderRuns()
 		})
 	}

@@ -8,7 +8,7 @@
 //	t, err := takeover.Find(root, services.Systemd) // nil: there is none
 //	plan, err := t.Derive(nil)                      // the configuration, changing nothing
 //	err = t.Run(ctx, takeover.Options{…})           // a second call goes on where one was interrupted
-//	err = t.Undo(ctx, manager)
+//	err = t.Undo(ctx, takeover.Options{Manager: manager, …})
 //
 // # The way back
 //

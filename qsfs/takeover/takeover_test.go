@@ -230,7 +230,10 @@ func TestFindRefuses(t *testing.T) {
 			return "below one folder"
 		},
 		"no zstor": func(f map[string]string) string { delete(f, "etc/zstor.toml"); return "is nowhere" },
-		"no yaml":  func(f map[string]string) string { f["etc/quantumd.yaml"] = "password: 'hunter2"; return "not valid YAML" },
+		"no yaml": func(f map[string]string) string {
+			f["etc/quantumd.yaml"] = "password: 'hunter2"
+			return "not valid YAML"
+		},
 		"bad toml": func(f map[string]string) string { f["etc/zstor.toml"] = "hunter2 = ["; return "zstor: config file" },
 		"few backends": func(f map[string]string) string {
 			f["etc/zstor.toml"] = strings.ReplaceAll(zstorTOML, "expected_shards = 3", "expected_shards = 9")
