@@ -29,6 +29,7 @@ type older struct {
 	root, socket string
 	m            *zinit.Manager
 	log          []string
+	prepare      error // of asking the backends
 }
 
 func newOlder(t *testing.T, g zinit.Generation) *older {
@@ -121,7 +122,7 @@ func (o *older) run(ctx context.Context, step func(string) error, fail error) er
 	require.NoError(o, err)
 	return t.Run(ctx, Options{
 		Manager: o.m, Config: text, Path: filepath.Join(o.root, "etc/quantumd.yaml"), step: step,
-		Prepare: func(ctx context.Context) error { return ctx.Err() },
+		Prepare: func(ctx context.Context) error { return errors.Join(ctx.Err(), o.prepare) },
 		Logf:    func(format string, args ...any) { o.log = append(o.log, fmt.Sprintf(format, args...)) },
 		Install: func(ctx context.Context) error {
 			if ctx.Err() != nil {
@@ -209,6 +210,38 @@ func TestInterrupted(t *testing.T) {
 		require.NoError(t, o.run(t.Context(), nil, nil))
 		o.newRuns()
 	})
+}
+
+// Backends that are away keep a takeover from beginning, and change nothing; one
+// that has stopped something is not forgotten for it.
+func TestBackendsAway(t *testing.T) {
+	t.Parallel()
+	o := newOlder(t, zinit.LineProtocol)
+	o.prepare = errors.New("no answer")
+	require.ErrorIs(t, o.run(t.Context(), nil, nil), o.prepare)
+	o.olderRuns()
+	require.NoDirExists(t, filepath.Join(o.root, "var/lib/quantumd/takeover"))
+
+	away, killed := o.prepare, errors.New("killed")
+	o.prepare = nil
+	require.ErrorIs(t, o.run(t.Context(), func(s string) error { // once something is stopped
+		if s == stepConfigure {
+			return killed
+		}
+		return nil
+	}, nil), killed)
+	began, err := Find(o.root, services.Zinit)
+	require.NoError(t, err)
+	require.NoError(t, began.save(stepStop), "it was killed a moment before")
+	o.prepare = away
+	require.ErrorIs(t, o.run(t.Context(), nil, nil), away)
+	o.prepare = nil
+	require.NoError(t, o.run(t.Context(), nil, nil), "it goes on")
+	o.newRuns()
+	taken, err := Taken(o.root)
+	require.NoError(t, err)
+	require.NoError(t, taken.Undo(t.Context(), Options{Manager: o.m}))
+	o.olderRuns()
 }
 
 // What does not serve is taken back by itself, and can be tried again.
