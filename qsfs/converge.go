@@ -78,6 +78,50 @@ func (c convergence) run(ctx context.Context, renewed []string, report *SetupRep
 	return c.reconfigure(ctx, report)
 }
 
+// plan says what run would restart and have read its configuration again, and
+// changes nothing. Whether a key that was changed needs a restart only the daemon
+// knows, which holds the older configuration.
+func (c convergence) plan(ctx context.Context, report *SetupReport) error {
+	var names, changed []string
+	for _, one := range c.list {
+		names = append(names, one.Name)
+	}
+	for _, it := range report.Programs {
+		if it.Fetch {
+			changed = append(changed, installedName(it.Name))
+		}
+	}
+	if !c.o.packaged() && exists(c.o.program()) {
+		same, err := sameContent(c.o.Program, c.o.program())
+		if err != nil {
+			return err
+		}
+		report.Replaced = !same
+	}
+	old, _, err := c.look(ctx, names, append(changed, renewed(report.Changes, report.Replaced)...))
+	if err != nil {
+		return err
+	}
+	report.Restarted = append(report.Restarted, old...)
+	if slices.Contains(old, ServiceName) {
+		return nil
+	}
+	asking, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	st, err := client.New(c.sys.layout.ControlSocket()).Status(asking)
+	if err != nil {
+		return nil //nolint:nilerr // it does not run
+	}
+	file, err := os.Stat(c.sys.cfg.File())
+	switch {
+	case len(st.Configuration.Restart) > 0:
+		report.Restarted = append(report.Restarted, ServiceName)
+	case err == nil && !st.Configuration.Read.IsZero() && file.ModTime().After(st.Configuration.Read):
+		report.Reloaded = append(report.Reloaded, ServiceName)
+	}
+	return nil
+}
+
 // look finds which services run something older, and which backends none runs.
 func (c convergence) look(ctx context.Context, names, renewed []string) (old, idle []string, err error) {
 	status, err := c.o.Manager.Status(ctx, names...)

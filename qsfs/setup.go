@@ -19,6 +19,7 @@ import (
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
 	"github.com/threefoldtech/quantumd/services"
+	"github.com/threefoldtech/quantumd/store"
 )
 
 // ServiceName is the name of the system's own service.
@@ -88,8 +89,14 @@ func (s *System) Setup(ctx context.Context, o SetupOptions) (*SetupReport, error
 	for _, name := range stale {
 		report.Changes = append(report.Changes, services.Change{Name: name, Action: services.Delete})
 	}
-	if report.Programs, err = s.planPrograms(ctx, o); err != nil || o.DryRun {
+	if err := s.readableDatabase(ctx); err != nil {
+		return nil, err
+	}
+	if report.Programs, err = s.planPrograms(ctx, o); err != nil {
 		return report, err
+	}
+	if o.DryRun {
+		return report, convergence{sys: s, o: o, list: list, stale: stale}.plan(ctx, report)
 	}
 	changed, err := s.installPrograms(ctx, o, report)
 	if err != nil {
@@ -108,6 +115,20 @@ func (s *System) Setup(ctx context.Context, o SetupOptions) (*SetupReport, error
 	}
 	c := convergence{sys: s, o: o, list: list, stale: stale}
 	return report, c.run(ctx, append(changed, renewed(report.Changes, replaced)...), report)
+}
+
+// readableDatabase refuses to install a program that is older than the one that
+// wrote the database, before anything is stopped: it would not start.
+func (s *System) readableDatabase(ctx context.Context) error {
+	db, err := store.Open(ctx, s.layout.Database, store.Options{ReadOnly: true})
+	var newer *store.NewerSchemaError
+	if errors.As(err, &newer) {
+		return fmt.Errorf("%s: %w; nothing was changed", s.layout.Database, err)
+	}
+	if err != nil {
+		return nil //nolint:nilerr // missing, or damaged: the start tells, and makes a new one
+	}
+	return db.Close()
 }
 
 // renewed lists the services that run, if they do, something older than what is

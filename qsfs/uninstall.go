@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/threefoldtech/quantumd/engine/zdbfs/mount"
@@ -108,7 +109,12 @@ func (o UninstallOptions) stop(ctx context.Context, names []string) error {
 type NotSafeError struct{ Err error }
 
 func (e *NotSafeError) Error() string {
-	return fmt.Sprintf("nothing was removed: what was written is not on the backends: %v", e.Err)
+	text := fmt.Sprintf("nothing was removed: what was written is not on the backends: %v", e.Err)
+	var unsynced *UnsyncedError
+	if errors.As(e.Err, &unsynced) && len(unsynced.Paths) > 0 {
+		text += ", such as " + strings.Join(unsynced.Paths, ", ")
+	}
+	return text
 }
 
 func (e *NotSafeError) Unwrap() error { return e.Err }

@@ -18,7 +18,11 @@ type UnsyncedError struct {
 	Root  string
 	Files int
 	Bytes int64
+	Paths []string // some of them, below Root
 }
+
+// unsyncedNamed is how many of the files are named.
+const unsyncedNamed = 5
 
 func (e *UnsyncedError) Error() string {
 	return fmt.Sprintf("%d data files (%d bytes) below %s are not on the backends yet", e.Files, e.Bytes, e.Root)
@@ -68,7 +72,9 @@ func unsynced(ctx context.Context, l Layout, db *store.Store) (*UnsyncedError, e
 			if lengths := safe[name]; uint64(id) < uint64(len(lengths)) && lengths[id] == st.Size()+1 {
 				return nil
 			}
-			e.Files++
+			if e.Files++; len(e.Paths) < unsyncedNamed {
+				e.Paths = append(e.Paths, filepath.Join("data", name, file))
+			}
 			e.Bytes += st.Size()
 			return nil
 		})

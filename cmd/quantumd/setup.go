@@ -103,15 +103,15 @@ func (a *app) printSetup(report *qsfs.SetupReport, cfg *config.Config) error {
 			a.printf("%-7s %s%s", c.Action, c.Name, inBrackets(c.Path))
 		}
 		a.printPrograms(report.Programs)
-		if a.globals.DryRun {
-			a.printf("nothing was changed")
-			return
-		}
 		for _, name := range report.Reloaded {
 			a.printf("reload  %s", name)
 		}
 		for _, name := range report.Restarted {
 			a.printf("restart %s", name)
+		}
+		if a.globals.DryRun {
+			a.printf("nothing was changed")
+			return
 		}
 		a.printf("mounted on %s; see quantumd status", cfg.QSFSMountpoint)
 	})

@@ -134,7 +134,7 @@ func (a *app) stopped(ctx context.Context, text string) error {
 		return a.done("%s", text)
 	}
 	if err == nil {
-		err = fmt.Errorf("%s; %d data files (%s) are only on this machine, and come to the backends after the next start", text, unsynced.Files, size(unsynced.Bytes))
+		err = fmt.Errorf("%s; %d data files (%s), such as %s, are only on this machine, and come to the backends after the next start", text, unsynced.Files, size(unsynced.Bytes), strings.Join(unsynced.Paths, ", "))
 	} else {
 		err = fmt.Errorf("%s; whether all is on the backends cannot be told: %w", text, err)
 	}

@@ -7,9 +7,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -222,6 +224,7 @@ func TestReadmeWalk(t *testing.T) {
 	u.upgrade(mnt)
 	u.converge(root)
 	u.failedUpgrade(root, mnt)
+	u.killedUpgrade(mnt)
 	u.breakConfig(root, mnt)
 
 	// The end: nothing runs, nothing is mounted; data and configuration stay.
@@ -232,6 +235,7 @@ func TestReadmeWalk(t *testing.T) {
 	require.FileExists(t, filepath.Join(root, "etc/quantumd.yaml"))
 	require.FileExists(t, filepath.Join(root, "opt/zdb/quantumd.json"))
 	require.NoFileExists(t, filepath.Join(mnt, "before"))
+	u.left(root)
 	require.Contains(t, u.run(2, "destroy", "--local"), "give --yes")
 	require.Contains(t, u.run(0, "destroy", "--local", "--yes"), "7 backends destroyed")
 	require.Empty(t, processes(dir))
@@ -262,6 +266,10 @@ func (u *user) upgrade(mnt string) {
 	_, err = f.WriteString("a newer one")
 	require.NoError(u.t, errors.Join(err, f.Close()))
 	before := u.servicePIDs()
+	plan := u.run(0, "upgrade", "--dry-run")
+	require.Contains(u.t, plan, "restart quantumd")
+	require.Contains(u.t, plan, "restart qsfs-meta0")
+	require.Equal(u.t, daemon, u.services()["quantumd"].PID)
 	u.run(0, "upgrade")
 	require.NotEqual(u.t, daemon, u.services()["quantumd"].PID)
 	require.NotEqual(u.t, before[0], u.servicePIDs()[0])
@@ -276,6 +284,7 @@ func (u *user) converge(root string) {
 	daemon, backends := u.services()["quantumd"].PID, u.servicePIDs()
 	require.NotRegexp(u.t, "reload|restart", u.run(0, "setup"))
 	write(u.t, path, good+"\nupload_workers: 3\n")
+	require.Contains(u.t, u.run(0, "setup", "--dry-run"), "reload  quantumd")
 	out := u.run(0, "setup")
 	require.Contains(u.t, out, "reload  quantumd")
 	require.NotContains(u.t, out, "restart")
@@ -287,6 +296,33 @@ func (u *user) converge(root string) {
 	write(u.t, path, good)
 	u.run(0, "setup")
 	require.Equal(u.t, backends, u.servicePIDs(), "the backends go on")
+}
+
+// killedUpgrade: an upgrade that is killed at any moment is completed by the next.
+func (u *user) killedUpgrade(mnt string) {
+	u.t.Helper()
+	f, err := os.OpenFile(u.program, os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(u.t, err)
+	_, err = f.WriteString("another one")
+	require.NoError(u.t, errors.Join(err, f.Close()))
+	before := u.services()
+	for _, after := range []time.Duration{20 * time.Millisecond, 60 * time.Millisecond, 150 * time.Millisecond, 300 * time.Millisecond, 600 * time.Millisecond} {
+		ctx, cancel := context.WithTimeout(u.t.Context(), after) // SIGKILL at its end
+		_ = u.command(ctx, "upgrade").Run()                      // its end is what is under test
+		cancel()
+	}
+	u.run(0, "upgrade")
+	for name, s := range u.services() {
+		require.Equal(u.t, services.Active, s.State, name)
+		require.NotEqual(u.t, before[name].PID, s.PID, "%s runs the newer one", name)
+		is, err := os.Stat(fmt.Sprintf("/proc/%d/exe", s.PID))
+		require.NoError(u.t, err)
+		want, err := os.Stat(filepath.Join(filepath.Dir(mnt), "../usr/local/bin/quantumd"))
+		require.NoError(u.t, err)
+		require.True(u.t, os.SameFile(is, want), name)
+	}
+	require.Equal(u.t, "hello", read(u.t, filepath.Join(mnt, "before")))
+	require.Eventually(u.t, func() bool { return u.status().State == "ok" }, 20*time.Second, 50*time.Millisecond)
 }
 
 // failedUpgrade: a new version that does not serve is taken back.
@@ -335,6 +371,29 @@ func (u *user) breakConfig(root, mnt string) {
 	write(u.t, path, good)
 	u.run(0, "restart")
 	require.Equal(u.t, "hello", read(u.t, filepath.Join(mnt, "before")))
+}
+
+// left wants that an uninstall has left what its help names, and empty folders of
+// the system.
+func (u *user) left(root string) {
+	u.t.Helper()
+	kept := []string{"etc/quantumd.yaml", "etc/zstor.toml", "opt/zdb", "var/lib/quantumd", "var/log/qsfs"}
+	system := []string{".", "etc", "opt", "mnt", "run", "usr", "usr/local", "usr/local/bin", "var", "var/lib", "var/log"}
+	require.NoError(u.t, filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		rel, _ := filepath.Rel(root, path)
+		documented := slices.Contains(kept, rel)
+		if err == nil && documented && d.IsDir() {
+			return filepath.SkipDir
+		}
+		if err == nil && !documented && !slices.Contains(system, rel) {
+			err = fmt.Errorf("left behind: %s", rel)
+		}
+		return err
+	}))
+	for _, gone := range []string{"services", "secrets", "mountpoint"} {
+		require.NoFileExists(u.t, filepath.Join(root, "var/lib/quantumd", gone))
+		require.NoDirExists(u.t, filepath.Join(root, "var/lib/quantumd", gone))
+	}
 }
 
 // TestRestoreInstalls brings a file system to the system paths of a new
