@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/backend/local"
@@ -191,7 +192,7 @@ func (a *app) install(ctx context.Context, from string, force, tolerate bool) (*
 			return lp.Stop(ctx, names...)
 		}
 		o.Await = func(ctx context.Context, name string) error {
-			return lp.Start(ctx, strings.TrimPrefix(name, local.ServicePrefix))
+			return awaitBackend(ctx, lp, strings.TrimPrefix(name, local.ServicePrefix))
 		}
 	}
 	o.Observe = bars.observe
@@ -202,6 +203,23 @@ func (a *app) install(ctx context.Context, from string, force, tolerate bool) (*
 		}
 	}
 	return report, cfg, err
+}
+
+// awaitBackend returns when a backend that was restarted does its work. It has
+// its port a moment before it tells that it is the one who has it, so that one
+// look may find the port taken.
+func awaitBackend(ctx context.Context, p *local.Provisioner, id string) error {
+	for {
+		err := p.Start(ctx, id)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 func (a *app) setupOptions(cfg *config.Config, m services.ServiceManager) (qsfs.SetupOptions, error) {

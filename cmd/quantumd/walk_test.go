@@ -322,7 +322,8 @@ func (u *user) killedUpgrade(mnt string) {
 		require.True(u.t, os.SameFile(is, want), name)
 	}
 	require.Equal(u.t, "hello", read(u.t, filepath.Join(mnt, "before")))
-	require.Eventually(u.t, func() bool { return u.status().State == "ok" }, 20*time.Second, 50*time.Millisecond)
+	// Until the first look at the backends it says less than ok.
+	require.Eventually(u.t, func() bool { return u.command(u.t.Context(), "status").Run() == nil }, 20*time.Second, 100*time.Millisecond)
 }
 
 // failedUpgrade: a new version that does not serve is taken back.
