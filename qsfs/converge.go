@@ -98,7 +98,7 @@ func (c convergence) plan(ctx context.Context, report *SetupReport) error {
 		}
 		report.Replaced = !same
 	}
-	old, _, err := c.look(ctx, names, append(changed, renewed(report.Changes, report.Replaced)...))
+	old, _, err := c.look(ctx, names, append(changed, renewed(report.Changes, c.list, c.o.program(), report.Replaced)...))
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -114,7 +115,7 @@ func (s *System) Setup(ctx context.Context, o SetupOptions) (*SetupReport, error
 		return report, err
 	}
 	c := convergence{sys: s, o: o, list: list, stale: stale}
-	return report, c.run(ctx, append(changed, renewed(report.Changes, replaced)...), report)
+	return report, c.run(ctx, append(changed, renewed(report.Changes, list, program, replaced)...), report)
 }
 
 // readableDatabase refuses to install a program that is older than the one that
@@ -132,11 +133,13 @@ func (s *System) readableDatabase(ctx context.Context) error {
 }
 
 // renewed lists the services that run, if they do, something older than what is
-// installed now.
-func renewed(changes []services.Change, replaced bool) []string {
+// installed now: another definition, or the program where that was replaced. A zdb
+// and a zdbfs that are programs of their own go on, and so does their mount.
+func renewed(changes []services.Change, list []services.Service, program string, replaced bool) []string {
 	var names []string
 	for _, c := range changes {
-		if replaced || c.Action == services.Update {
+		runs := slices.ContainsFunc(list, func(s services.Service) bool { return s.Name == c.Name && s.Exec[0] == program })
+		if replaced && runs || c.Action == services.Update {
 			names = append(names, c.Name)
 		}
 	}

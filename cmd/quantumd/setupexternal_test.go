@@ -7,7 +7,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -153,6 +155,36 @@ func (s *installedStory) configure(mirror string) (conf string) {
 	return conf
 }
 
+// upgradeAlone: another quantumd restarts no program that is not quantumd: the
+// mount of an external zdbfs stays, with what applications have open.
+func (s *installedStory) upgradeAlone() {
+	t := s.t
+	f, err := os.OpenFile(s.program, os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteString("a newer one")
+	require.NoError(t, errors.Join(err, f.Close()))
+	before := s.services()
+	open, err := os.Open(filepath.Join(s.mnt, "small"))
+	require.NoError(t, err)
+	defer open.Close() //nolint:errcheck // read only
+	if !s.externalFS {
+		require.NoError(t, open.Close()) // its mount is the daemon's
+	}
+	s.run(0, "upgrade")
+	s.allActive()
+	after := s.services()
+	require.NotEqual(t, before["quantumd"].PID, after["quantumd"].PID)
+	for _, n := range s.names {
+		require.Equal(t, before["qsfs-"+n].PID, after["qsfs-"+n].PID, "%s runs no quantumd", n)
+	}
+	if s.externalFS {
+		text, err := io.ReadAll(open)
+		require.NoError(t, err)
+		require.Equal(t, s.files["small"], text)
+	}
+	s.check(s.mnt)
+}
+
 func (s *installedStory) story(t *testing.T) {
 	phase := func(text string) { t.Logf("%s: %s", time.Now().Format("05.000"), text) }
 	mirror := httptest.NewServer(http.FileServer(http.Dir(s.mirror)))
@@ -221,6 +253,8 @@ func (s *installedStory) story(t *testing.T) {
 	s.run(0, "start")
 	s.allActive()
 	s.check(s.mnt)
+	phase("upgrade")
+	s.upgradeAlone()
 	if s.kill {
 		for _, name := range []string{"qsfs-zstor", "quantumd", "qsfs-zdb", "qsfs-zdbfs"} {
 			if _, ok := s.services()[name]; ok {
