@@ -13,6 +13,7 @@ import (
 
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zdb"
+	"github.com/threefoldtech/quantumd/engine/zdb/server"
 	"github.com/threefoldtech/quantumd/engine/zstor/remote"
 	"github.com/threefoldtech/quantumd/hooks"
 	"github.com/threefoldtech/quantumd/qsfs/client"
@@ -74,10 +75,13 @@ func (s *System) ExternalServices(p Programs) []services.Service {
 			Writable: []string{l.Root, l.State, l.Logs, filepath.Dir(l.ZstorSocket())}})
 	}
 	if s.cfg.Engine.Zdb == config.External {
+		command := []string{p.Zdb, "--data", l.DataDir(), "--index", l.IndexDir(), "--socket", l.ZdbSocket()}
+		if mode, err := s.zdbMode(); err != nil || mode == server.Sequential { // an unreadable folder zdb tells of itself
+			command = append(command, "--mode", "seq")
+		}
 		out = append(out, services.Service{Name: zdbService, Description: "zdb of a QSFS",
-			Exec: []string{p.Zdb, "--data", l.DataDir(), "--index", l.IndexDir(), "--socket", l.ZdbSocket(), "--mode", "seq",
-				"--datasize", strconv.FormatInt(int64(s.cfg.ZdbDataSize), 10), "--sync", "--hook", p.Hook},
-			Env: []string{hooks.SocketEnv + "=" + l.HookSocket()}, // beside it the daemon leaves the rest
+			Exec: append(command, "--datasize", strconv.FormatInt(int64(s.cfg.ZdbDataSize), 10), "--sync", "--hook", p.Hook),
+			Env:  []string{hooks.SocketEnv + "=" + l.HookSocket()}, // beside it the daemon leaves the rest
 			// Its hooks tell the daemon that it ends: they are not to be killed with it.
 			Kill: services.KillProcess, SuccessExit: []int{143, 130}, StopTimeout: time.Minute,
 			Writable: []string{l.DataDir(), l.IndexDir(), filepath.Dir(l.ZdbSocket())}})

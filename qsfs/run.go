@@ -154,9 +154,13 @@ func (s *System) startServer(ctx context.Context, stops *stopStack) error {
 	if s.cfg.Engine.Zdb == config.External {
 		return s.startExternalZdb(ctx, stops)
 	}
+	mode, err := s.zdbMode()
+	if err != nil {
+		return err
+	}
 	zdb, err := server.Open(ctx, server.Options{
 		DataDir: s.layout.DataDir(), IndexDir: s.layout.IndexDir(), DataSize: int64(s.cfg.ZdbDataSize),
-		Mode: server.Sequential, Hooks: hooks.Chain(s.opts.hooks, s.HookHandler()), Instance: "quantumd", KeepDirty: true, Mend: s.mendPath, Logger: s.log,
+		Mode: mode, Hooks: hooks.Chain(s.opts.hooks, s.HookHandler()), Instance: "quantumd", KeepDirty: true, Mend: s.mendPath, Logger: s.log,
 	})
 	if err != nil {
 		return err
