@@ -44,6 +44,9 @@ type SetupOptions struct {
 	// Observe is told of the drain before a restart; it may be nil.
 	Observe func(Progress)
 
+	// After are services that are none of ours, which the daemon starts after and
+	// stops before: backends of an older installation.
+	After []string
 	// Secrets came by the environment: name (mnemonic, password,
 	// encryption_key) to text. They are kept in files of mode 0600.
 	Secrets map[string]string
@@ -161,6 +164,7 @@ func (s *System) serviceList(o SetupOptions, program string) ([]services.Service
 		Writable:     []string{s.layout.Root, s.layout.State, s.layout.Run, filepath.Dir(s.layout.Database)},
 		StartTimeout: 5 * time.Minute, StopTimeout: 10 * time.Minute,
 		ReloadSignal: syscall.SIGHUP, Watchdog: watchdogTime,
+		After: slices.Clone(o.After),
 	}
 	if m, ok := o.Manager.(readyByCommand); ok && m.ReadyByCommand() {
 		daemon.WaitExec = s.waitDaemon(o, program)

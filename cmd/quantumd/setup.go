@@ -13,6 +13,7 @@ import (
 	"github.com/threefoldtech/quantumd/backend/local"
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/config"
+	"github.com/threefoldtech/quantumd/qsfs/takeover"
 	"github.com/threefoldtech/quantumd/services"
 	"github.com/threefoldtech/quantumd/services/child"
 	"github.com/threefoldtech/quantumd/services/systemd"
@@ -227,7 +228,8 @@ func (a *app) setupOptions(cfg *config.Config, m services.ServiceManager) (qsfs.
 	if err != nil {
 		return qsfs.SetupOptions{}, err
 	}
-	o := qsfs.SetupOptions{Manager: m, Root: a.globals.Root, Program: self, Hook: hookProgram, Secrets: map[string]string{}, DryRun: a.globals.DryRun}
+	o := qsfs.SetupOptions{Manager: m, Root: a.globals.Root, Program: self, Hook: hookProgram, Secrets: map[string]string{}, DryRun: a.globals.DryRun,
+		After: takeover.LocalBackends(a.globals.Root, services.DetectAt("/"+a.globals.Root))}
 	for name, text := range map[string]config.Secret{"mnemonic": cfg.Mnemonic, "password": cfg.Password, "encryption_key": cfg.EncryptionKey} {
 		if cfg.Source(name) == config.FromEnvironment {
 			o.Secrets[name] = text.Reveal()
