@@ -602,14 +602,14 @@ func TestGroupCommit(t *testing.T) {
 			require.Eventually(t, func() bool {
 				n.syncer.mu.Lock()
 				defer n.syncer.mu.Unlock()
-				return n.syncer.running
+				return n.syncer.ended != nil
 			}, 5*time.Second, time.Millisecond)
 		}
 	}
 	require.Eventually(t, func() bool {
 		n.syncer.mu.Lock()
 		defer n.syncer.mu.Unlock()
-		return n.syncer.running && n.syncer.next != nil
+		return n.syncer.ended != nil && n.syncer.next != nil
 	}, 5*time.Second, time.Millisecond)
 	_, err = n.Get(t.Context(), []byte("k1"))
 	require.NoError(t, err, "readers do not wait for an fsync")

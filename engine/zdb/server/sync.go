@@ -60,10 +60,9 @@ func (n *Namespace) syncData() error {
 type syncer struct {
 	sync func() error
 
-	mu      sync.Mutex
-	running bool
-	next    *syncGroup
-	owner   sync.WaitGroup
+	mu    sync.Mutex
+	ended chan struct{} // closed by the run that goes on; nil: none does
+	next  *syncGroup
 }
 
 type syncGroup struct {
@@ -77,9 +76,9 @@ func (s *syncer) wait(ctx context.Context) error {
 		s.next = &syncGroup{done: make(chan struct{})}
 	}
 	g := s.next
-	if !s.running {
-		s.running = true
-		s.owner.Go(s.run)
+	if s.ended == nil {
+		s.ended = make(chan struct{})
+		go s.run()
 	}
 	s.mu.Unlock()
 	select {
@@ -96,7 +95,8 @@ func (s *syncer) run() {
 		g := s.next
 		s.next = nil
 		if g == nil {
-			s.running = false
+			close(s.ended)
+			s.ended = nil
 			s.mu.Unlock()
 			return
 		}
@@ -106,5 +106,13 @@ func (s *syncer) run() {
 	}
 }
 
-// close waits for the last group.
-func (s *syncer) close() { s.owner.Wait() }
+// close waits for the last group. Callers may still come: not a WaitGroup, whose
+// Wait must not meet an Add.
+func (s *syncer) close() {
+	s.mu.Lock()
+	ended := s.ended
+	s.mu.Unlock()
+	if ended != nil {
+		<-ended
+	}
+}
