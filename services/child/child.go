@@ -142,17 +142,11 @@ func (m *Manager) Plan(_ context.Context, list []services.Service) ([]services.C
 			return nil, err
 		}
 		h := m.home(s.Name)
-		c := services.Change{Name: s.Name, Path: h.definition(), Text: string(text) + "\n", Action: services.Update}
 		old, err := readBounded(h.definition())
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-			c.Action = services.Create
-		case err != nil:
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
-		case string(old) == c.Text:
-			c.Action = services.Keep
 		}
-		out = append(out, c)
+		out = append(out, services.Compare(s.Name, h.definition(), string(text)+"\n", string(old), err == nil))
 	}
 	return out, nil
 }
@@ -374,7 +368,7 @@ func (m *Manager) stop(ctx context.Context, s services.Service) error {
 	}
 	s = s.WithDefaults()
 	if pid == 0 {
-		return h.endOrphan(ctx, s, func() { stopExec(s, m.log) })
+		return h.endOrphan(ctx, s, func() { services.RunStopExec(context.Background(), s, m.log) })
 	}
 	if pid == os.Getpid() {
 		return errors.New("another Manager of this process supervises it")
@@ -540,13 +534,7 @@ func (m *Manager) WaitReady(ctx context.Context, names ...string) error {
 	if _, err := m.installed(names); err != nil {
 		return err
 	}
-	return poll(ctx, func() (bool, error) {
-		list, err := m.Status(ctx, names...)
-		if err != nil {
-			return false, err
-		}
-		return services.AllActive(list)
-	})
+	return services.AwaitActive(ctx, pollEvery, func() ([]services.Status, error) { return m.Status(ctx, names...) })
 }
 
 // Logs gives the last lines of the service's log.

@@ -2,31 +2,11 @@ package child
 
 import (
 	"context"
-	"log/slog"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"time"
 
 	"github.com/threefoldtech/quantumd/internal/proc"
 	"github.com/threefoldtech/quantumd/services"
 )
-
-// stopExec runs what is to run before the signal of a stop; the stop goes on
-// without it.
-func stopExec(s services.Service, log *slog.Logger) {
-	if len(s.StopExec) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), s.StopTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, s.StopExec[0], s.StopExec[1:]...)
-	cmd.Env, cmd.Dir = append(os.Environ(), s.Env...), s.Dir
-	cmd.WaitDelay = time.Second
-	if out, err := cmd.CombinedOutput(); err != nil {
-		log.Warn("what runs before the stop failed", "service", s.Name, "command", s.StopExec[0], "err", err, "output", string(out[max(0, len(out)-500):]))
-	}
-}
 
 // life is one life of a process.
 type life struct {

@@ -169,7 +169,7 @@ func (v *supervisor) once(ctx context.Context) error {
 		case <-ctx.Done():
 			v.set(services.Stopping, "")
 			if v.active { // else there is nothing to drain, and nobody who could
-				stopExec(v.service, v.log)
+				services.RunStopExec(context.Background(), v.service, v.log)
 			}
 			return v.end(p)
 		}
@@ -194,17 +194,9 @@ func (v *supervisor) end(p *process) error {
 	return err
 }
 
-// clearMount takes away a mount whose process was killed: it would fail every
-// start. Where there is none, umount fails and nothing is lost.
 func (v *supervisor) clearMount() {
-	if v.service.Mountpoint == "" {
-		return
-	}
-	if _, err := os.Stat(v.service.Mountpoint); !errors.Is(err, syscall.ENOTCONN) {
-		return
-	}
-	if out, err := exec.Command("umount", "-l", v.service.Mountpoint).CombinedOutput(); err != nil {
-		v.log.Warn("dead mount not cleared", "err", err, "output", string(out))
+	if err := services.ClearDeadMount(v.service.Mountpoint); err != nil {
+		v.log.Warn("before or after a run", "err", err)
 	}
 }
 

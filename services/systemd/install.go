@@ -40,17 +40,8 @@ func (m *Manager) Plan(_ context.Context, list []services.Service) ([]services.C
 }
 
 func compare(name, path, text string) (services.Change, error) {
-	c := services.Change{Name: name, Path: path, Text: text, Action: services.Update}
 	old, err := readUnit(path)
-	switch {
-	case err != nil:
-		return c, err
-	case old == text:
-		c.Action = services.Keep
-	case old == "":
-		c.Action = services.Create
-	}
-	return c, nil
+	return services.Compare(name, path, text, old, old != ""), err
 }
 
 // Apply writes the unit files that differ, 0644 as systemd wants them, enables
@@ -117,7 +108,7 @@ func (m *Manager) disown(ctx context.Context, b Bus, c services.Change) error {
 		return nil
 	}
 	old, err := readUnit(c.Path)
-	if err != nil || strings.HasPrefix(old, mark) {
+	if err != nil || strings.HasPrefix(old, services.Mark) {
 		return err
 	}
 	unit := filepath.Base(c.Path)
@@ -210,7 +201,7 @@ func (m *Manager) targetIsLeft(list []services.Service) (bool, error) {
 		return false, nil
 	}
 	text, err := readUnit(filepath.Join(m.dir, m.target))
-	if err != nil || !strings.HasPrefix(text, mark) {
+	if err != nil || !strings.HasPrefix(text, services.Mark) {
 		return false, err
 	}
 	members, err := m.members()

@@ -101,15 +101,22 @@ func jobID(p map[string]any) any {
 	return nil
 }
 
+// begin gives installed services in the order of their start, and a connection
+// to do something about them; none where there are no names.
+func (m *Manager) begin(ctx context.Context, names []string) ([]services.Service, Bus, error) {
+	list, err := m.installed(names, false)
+	if err != nil || len(list) == 0 {
+		return nil, nil, err
+	}
+	b, err := m.dial(ctx)
+	return list, b, err
+}
+
 // Start starts services one after the other, and then the target when all that
 // belongs to it runs.
 func (m *Manager) Start(ctx context.Context, names ...string) error {
-	list, err := m.installed(names, false)
-	if err != nil || len(list) == 0 {
-		return err
-	}
-	b, err := m.dial(ctx)
-	if err != nil {
+	list, b, err := m.begin(ctx, names)
+	if err != nil || b == nil {
 		return err
 	}
 	defer b.Close()
@@ -196,12 +203,8 @@ func (m *Manager) startTarget(ctx context.Context, b Bus) error {
 // one that had to be killed after its StopTimeout; the others are stopped
 // nevertheless.
 func (m *Manager) Stop(ctx context.Context, names ...string) error {
-	list, err := m.installed(names, false)
-	if err != nil || len(list) == 0 {
-		return err
-	}
-	b, err := m.dial(ctx)
-	if err != nil {
+	list, b, err := m.begin(ctx, names)
+	if err != nil || b == nil {
 		return err
 	}
 	defer b.Close()
@@ -267,12 +270,8 @@ func (m *Manager) Restart(ctx context.Context, names ...string) error {
 
 // Reload has systemd run ExecReload of those that are active.
 func (m *Manager) Reload(ctx context.Context, names ...string) error {
-	list, err := m.installed(names, false)
-	if err != nil || len(list) == 0 {
-		return err
-	}
-	b, err := m.dial(ctx)
-	if err != nil {
+	list, b, err := m.begin(ctx, names)
+	if err != nil || b == nil {
 		return err
 	}
 	defer b.Close()

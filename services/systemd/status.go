@@ -100,20 +100,5 @@ func (m *Manager) WaitReady(ctx context.Context, names ...string) error {
 	if _, err := m.installed(names, false); err != nil {
 		return err
 	}
-	tick := time.NewTicker(pollReady)
-	defer tick.Stop()
-	for {
-		list, err := m.Status(ctx, names...)
-		if err != nil {
-			return err
-		}
-		if ok, err := services.AllActive(list); ok || err != nil {
-			return err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+	return services.AwaitActive(ctx, pollReady, func() ([]services.Status, error) { return m.Status(ctx, names...) })
 }

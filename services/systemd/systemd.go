@@ -154,28 +154,7 @@ func (m *Manager) members() ([]string, error) {
 }
 
 func (m *Manager) ours(fits func(text string) bool) ([]string, error) {
-	entries, err := os.ReadDir(m.dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, e := range entries {
-		n, ok := strings.CutSuffix(e.Name(), ".service")
-		if !ok || !e.Type().IsRegular() || services.CheckName(n) != nil {
-			continue
-		}
-		text, err := readUnit(m.file(n))
-		if err != nil {
-			return nil, err
-		}
-		if strings.HasPrefix(text, mark) && fits(text) {
-			names = append(names, n)
-		}
-	}
-	return names, nil
+	return services.Marked(m.dir, ".service", func(name string) (string, error) { return readUnit(m.file(name)) }, fits)
 }
 
 // whole says whether the names are all the services of the target.

@@ -28,7 +28,7 @@ func Render(s services.Service, target string) (string, error) {
 	}
 	u.section("Install")
 	u.set("WantedBy", either(target, bootTarget))
-	return mark + "changes are lost at the next setup or upgrade.\n" + u.String(), nil
+	return services.Mark + "changes are lost at the next setup or upgrade.\n" + u.String(), nil
 }
 
 // RenderTarget gives the text of a target that services belong to: those that
@@ -39,11 +39,8 @@ func RenderTarget(description string) string {
 	u.set("Description", escape(description))
 	u.section("Install")
 	u.set("WantedBy", bootTarget)
-	return mark + "changes are lost at the next setup or upgrade.\n" + u.String()
+	return services.Mark + "changes are lost at the next setup or upgrade.\n" + u.String()
 }
-
-// mark begins each unit file of ours.
-const mark = "# Written by quantumd: "
 
 func either(a, b string) string {
 	if a != "" {

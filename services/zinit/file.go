@@ -20,9 +20,6 @@ import (
 	"github.com/threefoldtech/quantumd/services"
 )
 
-// mark begins each service file of ours.
-const mark = "# Written by quantumd: "
-
 const maxFile = 1 << 20 // bytes of a service file that are read
 
 // definition is a service file: the keys of zinit, and one of ours, which zinit
@@ -201,7 +198,7 @@ func (d definition) encode() (string, error) {
 	if err := errors.Join(e.Encode(&node), e.Close()); err != nil {
 		return "", err
 	}
-	text := mark + "changes are lost at the next setup or upgrade.\n" + b.String()
+	text := services.Mark + "changes are lost at the next setup or upgrade.\n" + b.String()
 	return text, d.check(text)
 }
 

@@ -210,12 +210,9 @@ func (m *Manager) WaitReady(ctx context.Context, names ...string) error {
 	if _, err := m.installed(names, false); err != nil {
 		return err
 	}
-	return poll(ctx, func() (bool, error) {
+	return services.AwaitActive(ctx, pollEvery, func() ([]services.Status, error) {
 		list, err := m.Status(ctx, names...)
-		if err != nil {
-			return false, err
-		}
-		return services.AllActive(list)
+		return list, errors.Join(err, endedBy(ctx, err))
 	})
 }
 

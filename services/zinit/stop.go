@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"syscall"
 	"time"
@@ -51,7 +50,9 @@ func (m *Manager) stopOne(ctx context.Context, c client, u *unit) error {
 	if err := m.end(ctx, c, u); err != nil {
 		return err
 	}
-	m.clearMount(u)
+	if err := services.ClearDeadMount(u.Ours.Mountpoint); err != nil { // the next start tries again
+		m.log.Warn("after a stop", "service", u.name, "err", err)
+	}
 	return nil
 }
 
@@ -147,37 +148,13 @@ func (m *Manager) within(ctx context.Context, d time.Duration, done func() (bool
 	return err
 }
 
-// stopExec runs what is to run before the signal; the stop goes on without it.
+// stopExec runs what is to run before the signal.
 func (m *Manager) stopExec(ctx context.Context, u *unit) {
-	words := u.Ours.StopExec
-	if len(words) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, u.Ours.StopTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
-	cmd.Env = os.Environ()
+	s := services.Service{Name: u.name, StopExec: u.Ours.StopExec, StopTimeout: u.Ours.StopTimeout}
 	for k, v := range u.Env {
-		cmd.Env = append(cmd.Env, k+"="+v)
+		s.Env = append(s.Env, k+"="+v)
 	}
-	cmd.WaitDelay = time.Second
-	if out, err := cmd.CombinedOutput(); err != nil {
-		m.log.Warn("what runs before the stop failed", "service", u.name, "command", words[0], "err", err, "output", string(out[max(0, len(out)-500):]))
-	}
-}
-
-// clearMount takes away a mount whose process was killed: everything that looks
-// at it would fail. The next start does so too.
-func (m *Manager) clearMount(u *unit) {
-	if u.Ours.Mountpoint == "" {
-		return
-	}
-	if _, err := os.Stat(u.Ours.Mountpoint); !errors.Is(err, syscall.ENOTCONN) {
-		return
-	}
-	if out, err := exec.Command("umount", "-l", u.Ours.Mountpoint).CombinedOutput(); err != nil {
-		m.log.Warn("dead mount not cleared", "service", u.name, "err", err, "output", string(out))
-	}
+	services.RunStopExec(ctx, s, m.log)
 }
 
 // sameProcesses says whether the process ids that zinit tells are those that

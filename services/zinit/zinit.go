@@ -149,20 +149,15 @@ func (m *Manager) Plan(_ context.Context, list []services.Service) ([]services.C
 		if err != nil {
 			return nil, err
 		}
-		c := services.Change{Name: s.Name, Path: m.file(s.Name), Action: services.Update}
-		if c.Text, err = d.encode(); err != nil {
+		text, err := d.encode()
+		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
 		}
-		old, err := readFile(c.Path)
-		switch {
-		case err != nil:
+		old, err := readFile(m.file(s.Name))
+		if err != nil {
 			return nil, err
-		case old == c.Text:
-			c.Action = services.Keep
-		case old == "":
-			c.Action = services.Create
 		}
-		changes = append(changes, c)
+		changes = append(changes, services.Compare(s.Name, m.file(s.Name), text, old, old != ""))
 	}
 	return changes, nil
 }
@@ -277,7 +272,7 @@ func (m *Manager) load(name string) (*unit, error) {
 	if err != nil || text == "" {
 		return nil, err
 	}
-	if !strings.HasPrefix(text, mark) {
+	if !strings.HasPrefix(text, services.Mark) {
 		return &unit{definition: parseForeign(text), name: name}, nil
 	}
 	d, err := parse(text)
@@ -338,28 +333,7 @@ func (m *Manager) installed(names []string, any bool) ([]*unit, error) {
 
 // ours names the files that begin as ours do.
 func (m *Manager) ours() ([]string, error) {
-	entries, err := os.ReadDir(m.dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, e := range entries {
-		n, ok := strings.CutSuffix(e.Name(), ".yaml")
-		if !ok || !e.Type().IsRegular() || services.CheckName(n) != nil {
-			continue
-		}
-		text, err := readFile(m.file(n))
-		if err != nil {
-			return nil, err
-		}
-		if strings.HasPrefix(text, mark) {
-			names = append(names, n)
-		}
-	}
-	return names, nil
+	return services.Marked(m.dir, ".yaml", func(name string) (string, error) { return readFile(m.file(name)) }, func(string) bool { return true })
 }
 
 // Installed lists the service files that begin as ours do.
