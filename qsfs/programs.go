@@ -16,6 +16,7 @@ import (
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
 	"github.com/threefoldtech/quantumd/engine/zstor/remote"
 	"github.com/threefoldtech/quantumd/hooks"
+	"github.com/threefoldtech/quantumd/internal/glob"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
 	"github.com/threefoldtech/quantumd/services"
@@ -231,7 +232,7 @@ func dials(ctx context.Context, socket string, patience time.Duration) error {
 func (s *System) sweepLandings() error {
 	for _, name := range []string{metaSpace, dataSpace} {
 		for _, dir := range []string{filepath.Join(s.layout.DataDir(), name), filepath.Join(s.layout.IndexDir(), name)} {
-			found, err := filepath.Glob(filepath.Join(globEscape(dir), "*@*.*"))
+			found, err := filepath.Glob(filepath.Join(glob.Escape(dir), "*@*.*"))
 			if err != nil {
 				return err
 			}

@@ -26,6 +26,7 @@ import (
 
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zdb"
+	"github.com/threefoldtech/quantumd/internal/glob"
 )
 
 // dataSize is where a backend's zdb closes a data file: its default.
@@ -245,7 +246,7 @@ func (p *Provisioner) retire(ctx context.Context, id string) error {
 }
 
 func (p *Provisioner) sweep() error {
-	old, err := filepath.Glob(filepath.Join(escapeGlob(p.dir), retiredPrefix+"*"))
+	old, err := filepath.Glob(filepath.Join(glob.Escape(p.dir), retiredPrefix+"*"))
 	errs := []error{err}
 	for _, dir := range old {
 		errs = append(errs, os.RemoveAll(dir))

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -34,8 +33,4 @@ func (p *Provisioner) lock(ctx context.Context) (unlock func(), err error) {
 		return nil, fmt.Errorf("lock the local backends in %s: %w", p.dir, err)
 	}
 	return func() { _ = l.Close() }, nil // closing the file is what unlocks
-}
-
-func escapeGlob(path string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }

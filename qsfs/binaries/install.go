@@ -213,7 +213,7 @@ func (in *Installer) removable(ctx context.Context) ([]string, error) {
 	for _, it := range items {
 		ours := it.State == OK || slices.ContainsFunc(locked.Programs, func(e lockEntry) bool { return e.Name == it.Name && e.SHA256 == it.Found })
 		if ours {
-			out = append(out, it.Path+oldSuffix, it.Path) // the older first: without the newer it would not be found
+			out = append(out, it.Path+OldSuffix, it.Path) // the older first: without the newer it would not be found
 		}
 	}
 	return out, nil

@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/threefoldtech/quantumd/internal/durable"
+	"github.com/threefoldtech/quantumd/internal/glob"
 )
 
 // tempFile is a file that a program is written to; *os.File.
@@ -31,8 +32,8 @@ func createTemp(dir, pattern string) (tempFile, error) { return os.CreateTemp(di
 // tempPrefix begins the names of what is not in place yet.
 func tempPrefix(name string) string { return "." + name + ".quantumd-" }
 
-// oldSuffix ends the name of the program that was there before.
-const oldSuffix = ".old"
+// OldSuffix ends the name of the program that was there before.
+const OldSuffix = ".old"
 
 // discard takes away what was fetched.
 func (d *download) discard() error {
@@ -78,7 +79,7 @@ func (e *BusyError) Hint() string { return "wait until it has ended, then run th
 // sweep takes away what calls that were killed have left.
 func (in *Installer) sweep() error {
 	for _, p := range table {
-		found, err := filepath.Glob(filepath.Join(escapeGlob(in.o.Dir), escapeGlob(tempPrefix(p.Name))+"*"))
+		found, err := filepath.Glob(filepath.Join(glob.Escape(in.o.Dir), glob.Escape(tempPrefix(p.Name))+"*"))
 		if err != nil {
 			return err
 		}
@@ -91,17 +92,13 @@ func (in *Installer) sweep() error {
 	return nil
 }
 
-func escapeGlob(s string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(s)
-}
-
 // place puts a program in place. Whoever runs the old one goes on with that: it
 // is another file.
 func (in *Installer) place(d *download) error {
 	target := in.path(d.want.Name)
 	in.o.Progress(Progress{Name: d.want.Name, Step: "place", Done: d.size, Total: d.size})
-	if err := keepOld(target, in.o.Dir, d.want.Name); err != nil {
-		return &PlaceError{Path: target + oldSuffix, Err: err}
+	if err := KeepOld(target); err != nil {
+		return &PlaceError{Path: target + OldSuffix, Err: err}
 	}
 	if err := in.step("kept"); err != nil {
 		return err
@@ -118,9 +115,10 @@ func (in *Installer) place(d *download) error {
 	return in.step("placed")
 }
 
-// keepOld gives the program that is there a second name, in place of an older
-// one's. It is there under its own name all the time.
-func keepOld(target, dir, name string) error {
+// KeepOld gives the program that is there a second name, which ends with
+// [OldSuffix], in place of an older one's. It is there under its own name all
+// the time.
+func KeepOld(target string) error {
 	st, err := os.Lstat(target)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -131,10 +129,10 @@ func keepOld(target, dir, name string) error {
 	if st.IsDir() {
 		return errors.New("a folder is in its place")
 	}
-	if old, err := os.Lstat(target + oldSuffix); err == nil && os.SameFile(old, st) {
+	if old, err := os.Lstat(target + OldSuffix); err == nil && os.SameFile(old, st) {
 		return nil // a call that was killed did so; rename(2) does nothing with two names of one file
 	}
-	f, err := os.CreateTemp(dir, tempPrefix(name)+"*") // only for a name that nobody has
+	f, err := os.CreateTemp(filepath.Dir(target), tempPrefix(filepath.Base(target))+"*") // only for a name that nobody has
 	if err != nil {
 		return err
 	}
@@ -147,7 +145,7 @@ func keepOld(target, dir, name string) error {
 			return err
 		}
 	}
-	return os.Rename(temp, target+oldSuffix)
+	return os.Rename(temp, target+OldSuffix)
 }
 
 func copyFile(from, to string) error {

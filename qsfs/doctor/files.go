@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/threefoldtech/quantumd/internal/glob"
 	"github.com/threefoldtech/quantumd/qsfs/epoch"
 	"github.com/threefoldtech/quantumd/store"
 )
@@ -143,15 +144,11 @@ func identity(_ context.Context, x *examination) []Result {
 	case !errors.Is(err, fs.ErrNotExist):
 		return bad(Problem, path, "", "the frontend's identity cannot be read: "+reason(err), "move "+x.Layout.Root+" away, then `quantumd restore`")
 	}
-	found, _ := filepath.Glob(filepath.Join(globEscape(x.Layout.DataDir()), "*", "d0")) // the pattern is good
+	found, _ := filepath.Glob(filepath.Join(glob.Escape(x.Layout.DataDir()), "*", "d0")) // the pattern is good
 	if len(found) > 0 {
 		return bad(Warning, path, "", "there are data files and no identity: they are of an older installation, or of another frontend", "if they are an older installation's, the first start takes them over; else move "+x.Layout.Root+" away, then `quantumd restore`")
 	}
 	return skip("nothing ran here yet")
-}
-
-func globEscape(path string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
 
 // database opens the database read-only and has SQLite check it.

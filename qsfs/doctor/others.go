@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/threefoldtech/quantumd/internal/glob"
 )
 
 // olderFiles are what installations of before leave: of the shell scripts, and of
@@ -59,7 +61,7 @@ var components = []string{"zdb", "zstor", "zstor_v2", "zdbfs"}
 
 // otherProcesses finds programs that run and are not this system's.
 func otherProcesses(_ context.Context, x *examination) []Result {
-	found, _ := filepath.Glob(filepath.Join(globEscape(x.sys.facts), "proc", "[0-9]*", "comm")) // the pattern is good
+	found, _ := filepath.Glob(filepath.Join(glob.Escape(x.sys.facts), "proc", "[0-9]*", "comm")) // the pattern is good
 	var out []Result
 	for _, path := range found {
 		comm, err := os.ReadFile(path)
