@@ -15,7 +15,6 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/crypto/blake2b"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/threefoldtech/quantumd/engine/zdb/segment"
@@ -137,7 +136,7 @@ func (a *adopter) file(ctx context.Context, path string) error {
 		return fmt.Errorf("what the backends hold of %s: %w", path, err)
 	}
 	here, good, mend := true, false, false
-	local, err := fileSum(ctx, path)
+	local, _, err := fileChecksum(ctx, path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		here = false
@@ -217,32 +216,6 @@ func (c *comparison) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
-
-// fileSum is the checksum of a file as the older programs have it.
-func fileSum(ctx context.Context, path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close() //nolint:errcheck // read only
-	h, err := blake2b.New(16, nil)
-	if err != nil {
-		return "", err
-	}
-	if _, err := io.Copy(h, readerFunc(func(p []byte) (int, error) {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		return f.Read(p)
-	})); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
-}
-
-type readerFunc func([]byte) (int, error)
-
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // save writes the list first: the adoption is what allows to rely on it.
 func (a *adopter) save(what Adoption) error {

@@ -31,6 +31,8 @@ func ComponentServices() []string {
 	return []string{ZstorServiceName, ServiceName, ZdbServiceName, ZdbfsServiceName}
 }
 
+func isComponent(service string) bool { return slices.Contains(ComponentServices(), service) }
+
 // externalNames are the external components as [binaries.Table] names them.
 func (s *System) externalNames() []string {
 	var out []string
@@ -106,7 +108,7 @@ const drainLimit = 9 * time.Minute
 func (s *System) componentServices(o SetupOptions, program string, daemon services.Service) []services.Service {
 	p := Programs{Hook: o.hook()}
 	for name, into := range map[string]*string{zdbService: &p.Zdb, zstorService: &p.Zstor, zdbfsService: &p.Zdbfs} {
-		*into = filepath.Join(o.Root, binDir, name)
+		*into = filepath.Join(o.Root, ProgramDir, name)
 	}
 	place := slices.Concat(o.Daemon, []string{"--log-level", "error"})
 	ours := func(words ...string) []string { return slices.Concat([]string{program}, words, place) }

@@ -23,7 +23,7 @@ func (s *System) stale(ctx context.Context, o SetupOptions, list []services.Serv
 	}
 	return slices.DeleteFunc(installed, func(name string) bool {
 		wanted := slices.ContainsFunc(list, func(one services.Service) bool { return one.Name == name })
-		component := slices.Contains(ComponentServices(), name)
+		component := isComponent(name)
 		return wanted || !component && (o.Before == nil || !strings.HasPrefix(name, "qsfs-"))
 	}), nil
 }
@@ -38,11 +38,7 @@ type convergence struct {
 }
 
 func (c convergence) run(ctx context.Context, renewed []string, report *SetupReport) error {
-	var names []string
-	for _, one := range c.list {
-		names = append(names, one.Name)
-	}
-	old, idle, err := c.look(ctx, names, renewed)
+	old, idle, err := c.look(ctx, renewed)
 	if err != nil {
 		return err
 	}
@@ -58,13 +54,7 @@ func (c convergence) run(ctx context.Context, renewed []string, report *SetupRep
 			return fmt.Errorf("take over the local backends: %w", err)
 		}
 	}
-	if err := c.o.Manager.Start(ctx, names...); err != nil {
-		return err
-	}
-	if err := WaitServices(ctx, c.o.Manager, names...); err != nil {
-		return err
-	}
-	if err := c.sys.awaitServing(ctx); err != nil {
+	if err := c.serve(ctx); err != nil {
 		return err
 	}
 	if len(c.stale) > 0 { // last: until then they are the way back
@@ -82,10 +72,7 @@ func (c convergence) run(ctx context.Context, renewed []string, report *SetupRep
 // changes nothing. Whether a key that was changed needs a restart only the daemon
 // knows, which holds the older configuration.
 func (c convergence) plan(ctx context.Context, report *SetupReport) error {
-	var names, changed []string
-	for _, one := range c.list {
-		names = append(names, one.Name)
-	}
+	var changed []string
 	for _, it := range report.Programs {
 		if it.Fetch {
 			changed = append(changed, installedName(it.Name))
@@ -98,7 +85,7 @@ func (c convergence) plan(ctx context.Context, report *SetupReport) error {
 		}
 		report.Replaced = !same
 	}
-	old, _, err := c.look(ctx, names, append(changed, renewed(report.Changes, c.list, c.o.program(), report.Replaced)...))
+	old, _, err := c.look(ctx, append(changed, renewed(report.Changes, c.list, c.o.program(), report.Replaced)...))
 	if err != nil {
 		return err
 	}
@@ -122,9 +109,28 @@ func (c convergence) plan(ctx context.Context, report *SetupReport) error {
 	return nil
 }
 
+func (c convergence) names() []string {
+	var names []string
+	for _, one := range c.list {
+		names = append(names, one.Name)
+	}
+	return names
+}
+
+// serve starts what does not run, and returns when the system serves.
+func (c convergence) serve(ctx context.Context) error {
+	if err := c.o.Manager.Start(ctx, c.names()...); err != nil {
+		return err
+	}
+	if err := WaitServices(ctx, c.o.Manager, c.names()...); err != nil {
+		return err
+	}
+	return c.sys.awaitServing(ctx)
+}
+
 // look finds which services run something older, and which backends none runs.
-func (c convergence) look(ctx context.Context, names, renewed []string) (old, idle []string, err error) {
-	status, err := c.o.Manager.Status(ctx, names...)
+func (c convergence) look(ctx context.Context, renewed []string) (old, idle []string, err error) {
+	status, err := c.o.Manager.Status(ctx, c.names()...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -133,7 +139,7 @@ func (c convergence) look(ctx context.Context, names, renewed []string) (old, id
 		if runs && (slices.Contains(renewed, st.Name) || outdated(st, c.list[n].Exec[0])) {
 			old = append(old, st.Name)
 		}
-		if st.State != services.Active && !slices.Contains(ComponentServices(), st.Name) {
+		if st.State != services.Active && !isComponent(st.Name) {
 			idle = append(idle, st.Name)
 		}
 	}
@@ -146,7 +152,7 @@ const awaitLimit = time.Minute
 // restartBackends restarts one after the other, so that the system goes on.
 func (c convergence) restartBackends(ctx context.Context, old []string) error {
 	for _, name := range old {
-		if slices.Contains(ComponentServices(), name) {
+		if isComponent(name) {
 			continue
 		}
 		if err := c.o.Manager.Restart(ctx, name); err != nil {
@@ -173,7 +179,7 @@ func (c convergence) restartBackends(ctx context.Context, old []string) error {
 func (c convergence) stopComponents(ctx context.Context, old []string) error {
 	var names []string
 	for _, n := range slices.Concat(old, c.stale) {
-		if slices.Contains(ComponentServices(), n) {
+		if isComponent(n) {
 			names = append(names, n)
 		}
 	}
@@ -217,17 +223,7 @@ func (c convergence) reconfigure(ctx context.Context, report *SetupReport) error
 	if err := c.stopComponents(ctx, []string{ServiceName}); err != nil {
 		return err
 	}
-	var names []string
-	for _, one := range c.list {
-		names = append(names, one.Name)
-	}
-	if err := c.o.Manager.Start(ctx, names...); err != nil {
-		return err
-	}
-	if err := WaitServices(ctx, c.o.Manager, names...); err != nil {
-		return err
-	}
-	return c.sys.awaitServing(ctx)
+	return c.serve(ctx)
 }
 
 // awaitReload returns when the daemon has read a configuration of a time or

@@ -70,7 +70,7 @@ func Store(s *System) *store.Store { return s.store }
 
 // SettleHint verifies one hint of an earlier program.
 func SettleHint(ctx context.Context, s *System, h store.Legacy) error {
-	_, err := s.settleHint(ctx, h)
+	_, err := s.settleHint(ctx, h, s.legacyRoots())
 	return err
 }
 

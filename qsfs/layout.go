@@ -81,6 +81,10 @@ func (l Layout) zstorPID() string { return filepath.Join(filepath.Dir(l.ZstorSoc
 // them: on the file system of the data files, so that no byte is copied.
 func (l Layout) handing() string { return filepath.Join(l.Root, ".zstor") }
 
+// madeMountpoint names a mountpoint that setup has made.
+func (l Layout) madeMountpoint() string { return filepath.Join(l.State, "mountpoint") }
+
+func (l Layout) secrets() string  { return filepath.Join(l.State, "secrets") }
 func (l Layout) damaged() string  { return filepath.Join(l.Root, "damaged") }
 func (l Layout) staging() string  { return filepath.Join(l.State, "staging") }
 func (l Layout) lockFile() string { return filepath.Join(l.State, "lock") }

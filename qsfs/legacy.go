@@ -200,6 +200,7 @@ func (s *System) verifyHints(ctx context.Context, verified, untrue *atomic.Int64
 	if err := s.reconcile(ctx); err != nil {
 		return 1, err
 	}
+	roots := s.legacyRoots()
 	var left atomic.Int64
 	var problem atomic.Pointer[error]
 	for after := ""; ; {
@@ -215,7 +216,7 @@ func (s *System) verifyHints(ctx context.Context, verified, untrue *atomic.Int64
 		group.SetLimit(legacyWorkers)
 		for _, h := range page {
 			group.Go(func() error {
-				state, err := s.settleHint(ctx, h)
+				state, err := s.settleHint(ctx, h, roots)
 				switch {
 				case err != nil:
 					left.Add(1)
@@ -240,8 +241,8 @@ var errHint = errors.New("no use")
 
 // settleHint verifies one hint and records what became of it. An error: nothing
 // can be said now.
-func (s *System) settleHint(ctx context.Context, h store.Legacy) (store.LegacyState, error) {
-	err := s.verifyHint(ctx, h)
+func (s *System) settleHint(ctx context.Context, h store.Legacy, roots []string) (store.LegacyState, error) {
+	err := s.verifyHint(ctx, h, roots)
 	if err != nil && !errors.Is(err, errHint) && !errors.Is(err, zstor.ErrNotFound) {
 		return store.LegacyHint, err
 	}
@@ -254,7 +255,7 @@ func (s *System) settleHint(ctx context.Context, h store.Legacy) (store.LegacySt
 }
 
 // verifyHint has the object that a hint names counted as stored, if it is there.
-func (s *System) verifyHint(ctx context.Context, h store.Legacy) error {
+func (s *System) verifyHint(ctx context.Context, h store.Legacy, roots []string) error {
 	p, id, err := s.dataFile(h.Path)
 	if errors.Is(err, hooks.ErrEvent) || err == nil && p == nil {
 		return fmt.Errorf("%w: not a data file of this frontend; index files are stored anew", errHint)
@@ -272,7 +273,7 @@ func (s *System) verifyHint(ctx context.Context, h store.Legacy) error {
 	if id >= pairs.Count || pairs.HasOpen && pairs.Open == id {
 		return fmt.Errorf("%w: no index file names it, or it is the open one", errHint)
 	}
-	obj, err := s.legacyObject(ctx, h.Path)
+	obj, err := s.plainObject(ctx, s.engine, h.Path, roots)
 	if err != nil {
 		return err
 	}
@@ -293,15 +294,15 @@ func (s *System) verifyHint(ctx context.Context, h store.Legacy) error {
 	return s.nameOwn(ctx, p, id, length, obj)
 }
 
-// legacyObject finds an object under its plain path: as the reference named it,
-// whose configuration has no root, as the installation that is taken over did, or
-// below ours.
-func (s *System) legacyObject(ctx context.Context, path string) (zstor.Object, error) {
+// legacyRoots are what an object of an earlier program may have cut off its path:
+// nothing, as the reference, whose configuration has no root, what the
+// installation that is taken over did, or what we do.
+func (s *System) legacyRoots() []string {
 	roots := []string{""}
 	if a := s.adopting(); a != nil {
 		roots = append(roots, a.ObjectRoot)
 	}
-	return s.plainObject(ctx, s.engine, path, append(roots, s.layout.Root))
+	return append(roots, s.layout.Root)
 }
 
 // lengthOf gives the length of an object's content. Records of the real zstor do
@@ -363,7 +364,7 @@ func (s *System) hinted(ctx context.Context, p *space, id uint32) bool {
 	if err != nil || h.State != store.LegacyHint {
 		return false
 	}
-	state, err := s.settleHint(ctx, h)
+	state, err := s.settleHint(ctx, h, s.legacyRoots())
 	if err != nil {
 		s.log.Warn("a hint of an earlier program cannot be verified", "path", h.Path, "err", err)
 	}

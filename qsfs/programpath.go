@@ -13,7 +13,7 @@ const packageDir = "/usr/bin"
 // where setup puts it. Self is the program that asks.
 func ProgramPath(root, self string) string {
 	packaged := filepath.Join("/", root, packageDir, "quantumd")
-	own := filepath.Join("/", root, binDir, "quantumd")
+	own := filepath.Join("/", root, ProgramDir, "quantumd")
 	if !exists(packaged) || self != packaged && exists(own) {
 		return own
 	}

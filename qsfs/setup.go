@@ -70,8 +70,8 @@ type SetupReport struct {
 	Programs []binaries.Item `json:"programs,omitempty"` // of external components
 }
 
-// binDir is where programs are installed.
-const binDir = "/usr/local/bin"
+// ProgramDir is where programs are installed, below a root.
+const ProgramDir = "/usr/local/bin"
 
 // Setup installs the program and its services on this machine, and returns
 // when the system serves. It is idempotent.
@@ -187,7 +187,7 @@ func (s *System) serviceList(o SetupOptions, program string) ([]services.Service
 const watchdogTime = 3 * time.Minute
 
 func (s *System) secretPath(name string) string {
-	return filepath.Join(s.layout.State, "secrets", name)
+	return filepath.Join(s.layout.secrets(), name)
 }
 
 // installFiles puts folders, programs and secrets in place, and says whether the
@@ -205,7 +205,7 @@ func (s *System) installFiles(o SetupOptions, files []string) (replaced bool, er
 			return false, &PathError{Path: dir, Err: err}
 		}
 		if dir == s.cfg.QSFSMountpoint { // for Uninstall
-			if err := renameio.WriteFile(filepath.Join(s.layout.State, madeFile), []byte(dir), 0o600); err != nil {
+			if err := renameio.WriteFile(s.layout.madeMountpoint(), []byte(dir), 0o600); err != nil {
 				return false, &PathError{Path: dir, Err: err}
 			}
 		}
@@ -243,9 +243,6 @@ func (s *System) installSecrets(o SetupOptions) error {
 	return nil
 }
 
-// OldSuffix ends the name under which setup keeps the program that it replaced.
-const OldSuffix = ".old"
-
 // copyProgram puts a program in place, also over one that runs, and says
 // whether there was another one.
 func copyProgram(from, to string) (replaced bool, err error) {
@@ -272,11 +269,8 @@ func copyProgram(from, to string) (replaced bool, err error) {
 		return false, &PathError{Path: to, Err: err}
 	}
 	if old != nil { // the way back
-		if err := os.Remove(to + OldSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return false, &PathError{Path: to + OldSuffix, Err: err}
-		}
-		if err := os.Link(to, to+OldSuffix); err != nil {
-			return false, &PathError{Path: to + OldSuffix, Err: err}
+		if err := binaries.KeepOld(to); err != nil {
+			return false, &PathError{Path: to + binaries.OldSuffix, Err: err}
 		}
 	}
 	if err := out.CloseAtomicallyReplace(); err != nil {

@@ -43,7 +43,7 @@ type UninstallReport struct {
 
 // Uninstall stops and removes the services, the programs, sockets, secrets and
 // a mountpoint that setup has made. Before that all that was written is brought
-// to the backends; an [*UnsyncedError] when that cannot be, and the system runs
+// to the backends; a [*NotSafeError] when that cannot be, and the system runs
 // on. Data, state and configuration stay, but for Purge. A second call goes on
 // where one was interrupted.
 func Uninstall(ctx context.Context, o UninstallOptions) (*UninstallReport, error) {
@@ -78,17 +78,19 @@ func Uninstall(ctx context.Context, o UninstallOptions) (*UninstallReport, error
 
 // stop ends what writes, and finds out whether all of it is safe.
 func (o UninstallOptions) stop(ctx context.Context, names []string) error {
-	draining, cancel := context.WithCancel(ctx)
+	draining := ctx
 	if o.Patience > 0 {
+		var cancel context.CancelFunc
 		draining, cancel = context.WithTimeout(ctx, o.Patience)
+		defer cancel()
 	}
-	defer cancel()
 	err := Drain(draining, client.New(o.Layout.ControlSocket()), o.Observe)
 	if err != nil && !errors.Is(err, client.ErrNotRunning) && !o.Force {
 		return &NotSafeError{Err: err}
 	}
 	runs := err == nil
-	if err := o.Manager.Stop(ctx, slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !slices.Contains(ComponentServices(), n) })...); err != nil {
+	components := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !isComponent(n) })
+	if err := o.Manager.Stop(ctx, components...); err != nil {
 		return err
 	}
 	unsynced, err := Unsynced(ctx, o.Layout)
@@ -127,13 +129,13 @@ func (e *NotSafeError) Hint() string {
 // paths are what is removed, and what stays; innermost first.
 func (o UninstallOptions) paths() (gone, kept []string) {
 	l := o.Layout
-	at := func(path string) string { return filepath.Join("/", o.Root, path) }
+	program := func(name string) string { return filepath.Join("/", o.Root, ProgramDir, name) }
 	gone = []string{
-		at("/usr/local/bin/quantumd-hook"), at("/usr/local/bin/quantumd.old"), at("/usr/local/bin/quantumd"),
-		l.Run, filepath.Join(l.State, "secrets"), filepath.Join(l.State, "services"),
+		program("quantumd-hook"), program("quantumd" + binaries.OldSuffix), program("quantumd"),
+		l.Run, l.secrets(), filepath.Join(l.State, "services"),
 	}
-	if made, err := os.ReadFile(filepath.Join(l.State, madeFile)); err == nil && string(made) == o.Mountpoint {
-		gone = append(gone, o.Mountpoint, filepath.Join(l.State, madeFile))
+	if made, err := os.ReadFile(l.madeMountpoint()); err == nil && string(made) == o.Mountpoint {
+		gone = append(gone, o.Mountpoint, l.madeMountpoint())
 	}
 	data := []string{
 		l.DataDir(), l.IndexDir(), l.damaged(), l.handing(), l.identity(), l.Database, l.Database + "-wal", l.Database + "-shm",
@@ -144,9 +146,6 @@ func (o UninstallOptions) paths() (gone, kept []string) {
 	}
 	return gone, []string{l.Root, l.State, l.Logs, l.Zstor, l.Config}
 }
-
-// madeFile names, below the state, a mountpoint that setup has made.
-const madeFile = "mountpoint"
 
 func there(paths []string) []string {
 	return slices.DeleteFunc(slices.Clone(paths), func(p string) bool {

@@ -87,6 +87,17 @@ func (a *app) loadConfig(tolerate bool) (*config.Config, error) {
 	return cfg, nil
 }
 
+// configOrDefaults is for what has to be done also where the configuration is
+// missing or wrong: then it gives the defaults, and why.
+func (a *app) configOrDefaults() (*config.Config, error) {
+	cfg, err := config.Load(a.configPath(), a.configOptions(true)...)
+	if err != nil {
+		cfg = config.Default()
+	}
+	a.place(cfg)
+	return cfg, err
+}
+
 // place fits a configuration to --dir and --root: a mount below the folder, a
 // free port for metrics, unless the keys are given.
 func (a *app) place(cfg *config.Config) {

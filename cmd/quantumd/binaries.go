@@ -31,7 +31,7 @@ func (a *app) installer(cfg *config.Config, from string, bars *progress) (*binar
 		pinned[name] = binaries.Source{URL: b.URL, SHA256: b.SHA256}
 	}
 	return binaries.New(binaries.Options{
-		Dir: filepath.Join(a.globals.Root, "/usr/local/bin"), Lock: lock, From: from, Pinned: pinned, Logger: a.logger(),
+		Dir: filepath.Join(a.globals.Root, qsfs.ProgramDir), Lock: lock, From: from, Pinned: pinned, Logger: a.logger(),
 		Confirm: func(_ context.Context, list []binaries.Trust) error {
 			bars.pause()
 			for _, line := range trustLines(list) {
@@ -94,7 +94,10 @@ func (c *binariesCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	used := map[string]bool{"zdb": cfg.Engine.Zdb == config.External, "zstor": cfg.Engine.Zstor == config.External, "zdbfs": cfg.Engine.Zdbfs == config.External}
+	used := map[string]bool{}
+	for _, e := range externalComponents(cfg) {
+		used[e.name] = true
+	}
 	type row struct {
 		binaries.Item
 		Used bool `json:"used"` // the configuration says external

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/threefoldtech/quantumd/qsfs"
@@ -72,14 +73,20 @@ func (c *doctorCmd) show(a *app, report *doctor.Report) {
 	a.printf("%d checks in %.1f s: %s", len(doctor.Names()), report.Seconds, strings.Join(parts, ", "))
 }
 
-// doctorLine is a result for people: one line, and one for the remedy.
-func doctorLine(r doctor.Result) string {
-	line := fmt.Sprintf("%-8s %s", r.Severity, r.Check)
+// lookedAt names a check, what it looked at and what it measured.
+func lookedAt(r doctor.Result) string {
+	text := r.Check
 	for _, part := range []string{r.Subject, r.Measured} {
 		if part != "" {
-			line += " · " + part
+			text += " · " + part
 		}
 	}
+	return text
+}
+
+// doctorLine is a result for people: one line, and one for the remedy.
+func doctorLine(r doctor.Result) string {
+	line := fmt.Sprintf("%-8s %s", r.Severity, lookedAt(r))
 	if r.Cause != "" {
 		line += ": " + r.Cause
 	}
@@ -155,19 +162,12 @@ func (a *app) doctorServices(o *doctor.Options) error {
 // them, else as `up` finds them.
 func (a *app) externalPrograms(cfg *config.Config) map[string]string {
 	out := map[string]string{}
-	for name, c := range map[string]struct {
-		kind config.EngineKind
-		env  string
-		also []string
-	}{"zdb": {cfg.Engine.Zdb, "ZDB_BIN", nil}, "zstor": {cfg.Engine.Zstor, "ZSTOR_BIN", []string{"zstor_v2"}}, "zdbfs": {cfg.Engine.Zdbfs, "ZDBFS_BIN", nil}} {
-		if c.kind != config.External {
+	for _, c := range externalComponents(cfg) {
+		if installed := filepath.Join(a.globals.Root, qsfs.ProgramDir, c.name); a.globals.Dir == "" && fileExists(installed) {
+			out[c.name] = installed
 			continue
 		}
-		if installed := a.globals.Root + "/usr/local/bin/" + name; a.globals.Dir == "" && fileExists(installed) {
-			out[name] = installed
-			continue
-		}
-		out[name] = a.findProgram(cfg, name, c.env, append([]string{name}, c.also...))
+		out[c.name] = a.findProgram(cfg, c)
 	}
 	return out
 }
@@ -178,13 +178,7 @@ type doctorError struct{ problems []doctor.Result }
 func (e *doctorError) Error() string {
 	lines := []string{"this machine is not ready, and nothing was done"}
 	for _, r := range e.problems {
-		line := r.Check
-		for _, part := range []string{r.Subject, r.Measured} {
-			if part != "" {
-				line += " · " + part
-			}
-		}
-		lines = append(lines, fmt.Sprintf("%s: %s; %s", line, r.Cause, r.Remedy))
+		lines = append(lines, fmt.Sprintf("%s: %s; %s", lookedAt(r), r.Cause, r.Remedy))
 	}
 	return strings.Join(lines, "\n")
 }

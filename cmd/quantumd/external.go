@@ -27,20 +27,8 @@ func (a *app) external(cfg *config.Config, layout qsfs.Layout) ([]qsfs.Option, e
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
 	var p qsfs.Programs
-	for _, c := range []struct {
-		kind  config.EngineKind
-		into  *string
-		key   string
-		env   string
-		names []string
-	}{
-		{cfg.Engine.Zdb, &p.Zdb, "zdb", "ZDB_BIN", []string{"zdb"}},
-		{cfg.Engine.Zstor, &p.Zstor, "zstor", "ZSTOR_BIN", []string{"zstor", "zstor_v2"}},
-		{cfg.Engine.Zdbfs, &p.Zdbfs, "zdbfs", "ZDBFS_BIN", []string{"zdbfs"}},
-	} {
-		if c.kind == config.External {
-			*c.into = a.findProgram(cfg, c.key, c.env, c.names)
-		}
+	for _, c := range externalComponents(cfg) {
+		*c.into(&p) = a.findProgram(cfg, c)
 	}
 	if p.Hook, err = a.placeHook(layout, self); err != nil {
 		return nil, err
@@ -52,18 +40,43 @@ func (a *app) external(cfg *config.Config, layout qsfs.Layout) ([]qsfs.Option, e
 	return []qsfs.Option{qsfs.WithPrograms(m, p)}, nil
 }
 
+// component is one that the configuration has as external.
+type component struct {
+	name  string // as the key of `binaries`
+	env   string // names its program for `up`
+	names []string
+	into  func(*qsfs.Programs) *string
+}
+
+func externalComponents(cfg *config.Config) []component {
+	var out []component
+	for _, c := range []struct {
+		kind config.EngineKind
+		component
+	}{
+		{cfg.Engine.Zdb, component{"zdb", "ZDB_BIN", []string{"zdb"}, func(p *qsfs.Programs) *string { return &p.Zdb }}},
+		{cfg.Engine.Zstor, component{"zstor", "ZSTOR_BIN", []string{"zstor", "zstor_v2"}, func(p *qsfs.Programs) *string { return &p.Zstor }}},
+		{cfg.Engine.Zdbfs, component{"zdbfs", "ZDBFS_BIN", []string{"zdbfs"}, func(p *qsfs.Programs) *string { return &p.Zdbfs }}},
+	} {
+		if c.kind == config.External {
+			out = append(out, c.component)
+		}
+	}
+	return out
+}
+
 // findProgram finds a real program: named by the environment, by a file URL
 // under `binaries`, or in PATH. Empty: nowhere, which the start tells.
-func (a *app) findProgram(cfg *config.Config, key, env string, names []string) string {
-	if path := a.getenv(env); path != "" {
+func (a *app) findProgram(cfg *config.Config, c component) string {
+	if path := a.getenv(c.env); path != "" {
 		if abs, err := filepath.Abs(path); err == nil {
 			return abs
 		}
 	}
-	if u, err := url.Parse(cfg.Binaries[key].URL); err == nil && u.Scheme == "file" {
+	if u, err := url.Parse(cfg.Binaries[c.name].URL); err == nil && u.Scheme == "file" {
 		return u.Path
 	}
-	for _, name := range names {
+	for _, name := range c.names {
 		if path, err := exec.LookPath(name); err == nil {
 			if abs, err := filepath.Abs(path); err == nil {
 				return abs

@@ -271,7 +271,8 @@ func (u *installed) killLoop() {
 	for range rounds {
 		u.synced()
 		u.load()
-		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond) // any moment will do: the kill is what is under test
+		moment := fmt.Sprintf("%s/load/%d", qsfsMount, 6+rand.IntN(40))
+		u.Eventually(20*time.Second, func() error { _, err := u.Run("test", "-e", moment); return err }, "the load goes on")
 		u.Must("systemctl", "kill", "--signal=SIGKILL", "quantumd.service")
 		_, _ = u.Run("systemctl", "stop", "load.service") // it has ended with the mount
 		u.healthy("it serves again")

@@ -124,11 +124,7 @@ func (c *draining) stopRunning(ctx context.Context, a *app) error {
 
 // stopped reports the end, and by the exit code whether all is safe.
 func (a *app) stopped(ctx context.Context, text string) error {
-	cfg, err := config.Load(a.configPath(), a.configOptions(true)...)
-	if err != nil {
-		cfg = config.Default()
-	}
-	a.place(cfg)
+	cfg, _ := a.configOrDefaults() // the place of the files is what counts
 	unsynced, err := qsfs.Unsynced(ctx, a.layout(cfg))
 	if err == nil && unsynced.Bytes == 0 {
 		return a.done("%s", text)

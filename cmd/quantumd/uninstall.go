@@ -36,12 +36,10 @@ func (c *uninstallCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := config.Load(a.configPath(), a.configOptions(true)...)
+	cfg, err := a.configOrDefaults()
 	if err != nil {
 		a.notef("the configuration cannot be read, its defaults count: %v", err)
-		cfg = config.Default()
 	}
-	a.place(cfg)
 	p := a.progress()
 	defer p.end()
 	o := qsfs.UninstallOptions{Manager: m, Root: a.globals.Root, Layout: a.layout(cfg), Mountpoint: cfg.QSFSMountpoint,

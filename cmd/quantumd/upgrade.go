@@ -8,6 +8,7 @@ import (
 	"os/exec"
 
 	"github.com/threefoldtech/quantumd/qsfs"
+	"github.com/threefoldtech/quantumd/qsfs/binaries"
 )
 
 type upgradeCmd struct {
@@ -62,7 +63,7 @@ func (a *app) wayBack(ctx context.Context) error {
 		return err
 	}
 	program := qsfs.ProgramPath(a.globals.Root, self)
-	if err := os.Rename(program+qsfs.OldSuffix, program); err != nil {
+	if err := os.Rename(program+binaries.OldSuffix, program); err != nil {
 		return fmt.Errorf("the older program cannot be put back: %w", err)
 	}
 	a.notef("the older program is put back and started")
