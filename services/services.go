@@ -182,6 +182,12 @@ func (e *FailedError) Hint() string {
 	return fmt.Sprintf("`quantumd logs %s` shows what it printed", e.Status.Name)
 }
 
+// Ended says whether a Stop has come to its end, though it may have had to kill.
+func Ended(err error) bool {
+	var killed *FailedError
+	return err == nil || errors.As(err, &killed)
+}
+
 // AllActive says whether all services are [Active]; a [*FailedError] for the
 // first of them that has failed, if none before it is still on its way.
 func AllActive(list []Status) (bool, error) {

@@ -173,24 +173,39 @@ func (m *Manager) Apply(ctx context.Context, list []services.Service) ([]service
 
 // Remove stops services and deletes their folders, logs included.
 func (m *Manager) Remove(ctx context.Context, names ...string) error {
+	for {
+		known, err := m.known(names)
+		if err != nil {
+			return err
+		}
+		err = m.Stop(ctx, known...)
+		if errors.Is(err, services.ErrNotFound) && ctx.Err() == nil {
+			continue // somebody else removes it at this moment
+		}
+		if err != nil {
+			return err
+		}
+		for _, n := range known {
+			if err := os.RemoveAll(string(m.home(n))); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// known picks the names that have a definition.
+func (m *Manager) known(names []string) ([]string, error) {
 	var known []string
 	for _, n := range names {
 		if err := services.CheckName(n); err != nil {
-			return err
+			return nil, err
 		}
 		if _, err := os.Lstat(m.home(n).definition()); err == nil {
 			known = append(known, n)
 		}
 	}
-	if err := m.Stop(ctx, known...); err != nil {
-		return err
-	}
-	for _, n := range known {
-		if err := os.RemoveAll(string(m.home(n))); err != nil {
-			return err
-		}
-	}
-	return nil
+	return known, nil
 }
 
 // installed reads definitions, sorted as they start.

@@ -178,8 +178,7 @@ func (m *Manager) Remove(ctx context.Context, names ...string) error {
 	}
 	defer b.Close()
 	stopped := m.stop(ctx, b, namesOf(list))
-	var killed *services.FailedError
-	if stopped != nil && !errors.As(stopped, &killed) {
+	if !services.Ended(stopped) {
 		return stopped
 	}
 	var units []string

@@ -261,8 +261,7 @@ func (m *Manager) stopped(ctx context.Context, b Bus, unit string) error {
 // Restart stops the services, then starts them, also those that had to be killed.
 func (m *Manager) Restart(ctx context.Context, names ...string) error {
 	err := m.Stop(ctx, names...)
-	var killed *services.FailedError
-	if err != nil && !errors.As(err, &killed) {
+	if !services.Ended(err) {
 		return err
 	}
 	return errors.Join(err, m.Start(ctx, names...))
