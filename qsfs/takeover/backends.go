@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/threefoldtech/quantumd/internal/glob"
 	"github.com/threefoldtech/quantumd/services"
 )
 
@@ -12,18 +13,15 @@ import (
 // They go on as they are, so the daemon has to start after them, and above all to
 // stop before: at the end of the machine it brings to them what was written.
 func LocalBackends(prefix string, manager services.Manager) []string {
-	pattern, ext := "/etc/systemd/system/zdb-back*", ".service"
+	dir, ext := "/etc/systemd/system", ".service"
 	switch manager {
 	case services.Zinit:
-		pattern, ext = "/etc/zinit/zdb-back*", ".yaml"
+		dir, ext = "/etc/zinit", ".yaml"
 	case services.Systemd:
 	default:
 		return nil
 	}
-	found, err := filepath.Glob(filepath.Join("/", prefix, pattern+ext))
-	if err != nil {
-		return nil // a prefix with brackets in it: only tests have one
-	}
+	found, _ := filepath.Glob(filepath.Join(glob.Escape(filepath.Join("/", prefix, dir)), "zdb-back*"+ext)) // the pattern is good
 	var names []string
 	for _, path := range found {
 		if name := strings.TrimSuffix(filepath.Base(path), ext); services.CheckName(name) == nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/threefoldtech/quantumd/engine/zdb/segment"
 	"github.com/threefoldtech/quantumd/engine/zdbfs/mount"
 	"github.com/threefoldtech/quantumd/internal/durable"
+	"github.com/threefoldtech/quantumd/internal/glob"
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/services"
 )
@@ -254,7 +255,7 @@ func (t *Takeover) stop(ctx context.Context, o *Options) error {
 // replaced says whether the definition of a service is ours already.
 func (t *Takeover) replaced(u Unit) bool {
 	text, err := read(u.Path, maxFile)
-	return err == nil && strings.HasPrefix(string(text), ours)
+	return err == nil && strings.HasPrefix(string(text), services.Mark)
 }
 
 // disarm has nothing start a service with the machine. zinit starts whatever is
@@ -278,7 +279,7 @@ func (t *Takeover) findLinks(u *Unit) error {
 		return nil
 	}
 	for _, kind := range []string{"*.wants", "*.requires"} {
-		found, err := filepath.Glob(filepath.Join(t.at("/etc/systemd/system"), kind, filepath.Base(u.Path)))
+		found, err := filepath.Glob(filepath.Join(glob.Escape(t.at("/etc/systemd/system")), kind, filepath.Base(u.Path)))
 		if err != nil {
 			return err
 		}

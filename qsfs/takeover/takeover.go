@@ -6,7 +6,7 @@
 // of an older installation: their services go on, and are backends like others.
 //
 //	t, err := takeover.Find(root, services.Systemd) // nil: there is none
-//	plan, err := t.Derive(nil)                      // the configuration, changing nothing
+//	plan, err := t.Derive()                         // the configuration, changing nothing
 //	err = t.Run(ctx, takeover.Options{…})           // a second call goes on where one was interrupted
 //	err = t.Undo(ctx, takeover.Options{Manager: manager, …})
 //
@@ -31,6 +31,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/threefoldtech/quantumd/internal/durable"
+	"github.com/threefoldtech/quantumd/internal/glob"
 	"github.com/threefoldtech/quantumd/qsfs/config"
 	"github.com/threefoldtech/quantumd/services"
 )
@@ -77,9 +78,6 @@ type Takeover struct {
 // roles are the programs of an older installation, in the order in which they
 // are started. They are stopped in the opposite order, whatever the units say.
 var roles = []string{"zstor", "quantumd", "zdb", "zdbfs", "retry-uploads"}
-
-// ours begins each definition that this program writes.
-const ours = "# Written by quantumd: "
 
 const maxFile = 1 << 20 // bytes of a file that are read
 
@@ -204,7 +202,7 @@ func (t *Takeover) findUnits() error {
 		if err != nil {
 			return &Error{Msg: "a service cannot be read", Err: err, Remedy: "remove it if it is of no use"}
 		}
-		if strings.HasPrefix(string(text), ours) {
+		if strings.HasPrefix(string(text), services.Mark) {
 			continue
 		}
 		st, err := os.Stat(path)
@@ -218,7 +216,7 @@ func (t *Takeover) findUnits() error {
 		}
 		t.Units = append(t.Units, u)
 	}
-	found, err := filepath.Glob(filepath.Join(dir, "zdb-back*"+ext))
+	found, err := filepath.Glob(filepath.Join(glob.Escape(dir), "zdb-back*"+ext))
 	for _, path := range found {
 		t.Backends = append(t.Backends, strings.TrimSuffix(filepath.Base(path), ext))
 	}

@@ -212,7 +212,7 @@ func TestFindRefuses(t *testing.T) {
 	t.Parallel()
 	for name, files := range map[string]map[string]string{
 		"nothing":         {"etc/zstor.toml": zstorTOML},
-		"ours":            {"etc/systemd/system/quantumd.service": ours + "x\n" + unit("/usr/local/bin/quantumd daemon")},
+		"ours":            {"etc/systemd/system/quantumd.service": services.Mark + "x\n" + unit("/usr/local/bin/quantumd daemon")},
 		"somebody else's": {"etc/systemd/system/quantumd.service": unit("/opt/other/quantumd --serve")},
 		"a component":     {"etc/systemd/system/qsfs-zdb.service": unit("/usr/local/bin/zdb --data /opt/zdb/data --index /opt/zdb/index")},
 	} {
