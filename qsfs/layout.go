@@ -84,6 +84,9 @@ func (l Layout) handing() string { return filepath.Join(l.Root, ".zstor") }
 // madeMountpoint names a mountpoint that setup has made.
 func (l Layout) madeMountpoint() string { return filepath.Join(l.State, "mountpoint") }
 
+// protectedMountpoint names a mountpoint that setup has made immutable.
+func (l Layout) protectedMountpoint() string { return filepath.Join(l.State, "mountpoint-protected") }
+
 func (l Layout) secrets() string  { return filepath.Join(l.State, "secrets") }
 func (l Layout) damaged() string  { return filepath.Join(l.Root, "damaged") }
 func (l Layout) staging() string  { return filepath.Join(l.State, "staging") }

@@ -71,8 +71,13 @@ type system struct {
 
 func start(t testing.TB, meta, data *treetest.Memory) *system {
 	t.Helper()
+	return startIn(t, t.TempDir(), meta, data)
+}
+
+func startIn(t testing.TB, dir string, meta, data *treetest.Memory) *system {
+	t.Helper()
 	needFUSE(t)
-	s := &system{meta: meta, data: data, dir: t.TempDir()}
+	s := &system{meta: meta, data: data, dir: dir}
 	var err error
 	s.tree, err = tree.Open(context.Background(), tree.Options{Meta: meta, Data: data})
 	require.NoError(t, err)

@@ -41,3 +41,9 @@ func CleanDead(string) error { return errOS }
 
 // CheckMountpoint fails: there is nothing to mount with.
 func CheckMountpoint(string) error { return errOS }
+
+// Protect always fails here.
+func Protect(string) (bool, error) { return false, errOS }
+
+// Unprotect always fails here.
+func Unprotect(string) error { return errOS }

@@ -138,9 +138,33 @@ func removeOrphans(t testing.TB, pool *dockertest.Pool) {
 	}
 }
 
+// Immutable says whether a machine may set the immutable flag: an engine in a
+// container has what that has.
+func Immutable() bool {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return false
+	}
+	_, after, _ := strings.Cut(string(text), "CapPrm:")
+	word, _, _ := strings.Cut(strings.TrimSpace(after), "\n")
+	set, err := strconv.ParseUint(word, 16, 64)
+	return err == nil && set&(1<<capImmutable) != 0
+}
+
+// capImmutable is CAP_LINUX_IMMUTABLE of linux/capability.h.
+const capImmutable = 9
+
+func capabilities() []string {
+	list := []string{"SYS_ADMIN"} // systemd's own mounts, and FUSE
+	if Immutable() {
+		list = append(list, "LINUX_IMMUTABLE")
+	}
+	return list
+}
+
 func (m *Machine) create() error {
 	host := &docker.HostConfig{
-		CapAdd:      []string{"SYS_ADMIN"}, // systemd's own mounts, and FUSE
+		CapAdd:      capabilities(),
 		Devices:     []docker.Device{{PathOnHost: "/dev/fuse", PathInContainer: "/dev/fuse", CgroupPermissions: "rwm"}},
 		Tmpfs:       map[string]string{"/run": "", "/run/lock": "", "/tmp": "exec"},
 		SecurityOpt: []string{"seccomp=unconfined", "apparmor=unconfined"},
