@@ -192,7 +192,12 @@ func (c convergence) stopComponents(ctx context.Context, old []string) error {
 	if err := Drain(draining, client.New(c.sys.layout.ControlSocket()), c.o.Observe); ctx.Err() != nil {
 		return errors.Join(ctx.Err(), err)
 	}
-	return c.o.Manager.Stop(ctx, names...)
+	err := c.o.Manager.Stop(ctx, names...)
+	if services.Ended(err) && err != nil {
+		c.sys.log.Warn("a service had to be killed", "err", err)
+		return nil
+	}
+	return err
 }
 
 // reconfigure has a daemon that runs on read a configuration that was changed

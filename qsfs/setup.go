@@ -111,6 +111,9 @@ func (s *System) Setup(ctx context.Context, o SetupOptions) (*SetupReport, error
 	if err != nil {
 		return report, err
 	}
+	if err := s.protectMountpoint(o); err != nil {
+		return report, err
+	}
 	if err := s.writeDaemonConfig(ctx); err != nil {
 		return report, err
 	}
@@ -317,7 +320,7 @@ const hopeless = 2
 // WaitServices returns when all services are active; a [*services.FailedError]
 // when one has failed, or ends again and again.
 func WaitServices(ctx context.Context, m services.ServiceManager, names ...string) error {
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	before := map[string]int{} // restarts of an earlier life
 	for {

@@ -66,6 +66,9 @@ func Uninstall(ctx context.Context, o UninstallOptions) (*UninstallReport, error
 	if err := mount.CleanDead(o.Mountpoint); err != nil {
 		return r, err
 	}
+	if err := unprotectMountpoint(o.Layout); err != nil {
+		return r, err
+	}
 	if o.Binaries != nil {
 		more, err := o.Binaries.Remove(ctx)
 		if err != nil {
@@ -84,13 +87,13 @@ func (o UninstallOptions) stop(ctx context.Context, names []string) error {
 		draining, cancel = context.WithTimeout(ctx, o.Patience)
 		defer cancel()
 	}
-	err := Drain(draining, client.New(o.Layout.ControlSocket()), o.Observe)
-	if err != nil && !errors.Is(err, client.ErrNotRunning) && !o.Force {
-		return &NotSafeError{Err: err}
+	drain := Drain(draining, client.New(o.Layout.ControlSocket()), o.Observe)
+	runs := !errors.Is(drain, client.ErrNotRunning)
+	if drain != nil && runs && !isFenced(drain) && !o.Force {
+		return &NotSafeError{Err: drain}
 	}
-	runs := err == nil
 	components := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !isComponent(n) })
-	if err := o.Manager.Stop(ctx, components...); err != nil {
+	if err := o.Manager.Stop(ctx, components...); !services.Ended(err) {
 		return err
 	}
 	unsynced, err := Unsynced(ctx, o.Layout)
@@ -99,6 +102,9 @@ func (o UninstallOptions) stop(ctx context.Context, names []string) error {
 	}
 	if err == nil || o.Force {
 		return nil
+	}
+	if isFenced(drain) {
+		err = errors.Join(ErrFenced, err)
 	}
 	if runs { // as it was before
 		err = errors.Join(err, o.Manager.Start(ctx, names...))
@@ -123,7 +129,16 @@ func (e *NotSafeError) Unwrap() error { return e.Err }
 
 // Hint names the remedy.
 func (e *NotSafeError) Hint() string {
+	if errors.Is(e.Err, ErrFenced) {
+		return "it cannot go there any more: copy what you need of it from the mount; --force removes services and programs all the same, and keeps the data on this machine"
+	}
 	return "`quantumd status` says what is in the way, and `quantumd queue ls` lists the files; --force removes it all the same, and keeps the data on this machine"
+}
+
+// isFenced says whether a daemon has answered that another frontend has taken over.
+func isFenced(err error) bool {
+	var answer *client.Error
+	return errors.As(err, &answer) && answer.Kind == client.KindFenced
 }
 
 // paths are what is removed, and what stays; innermost first.
