@@ -1,0 +1,35 @@
+package grid
+
+import "errors"
+
+// What the grid answered, told apart for the caller's decision.
+var (
+	ErrFunds    = errors.New("grid: the account has not enough TFT")
+	ErrNetwork  = errors.New("grid: the network does not answer, or is another one")
+	ErrMnemonic = errors.New("grid: the mnemonic is not valid, or of no account on this network")
+	ErrNodeDown = errors.New("grid: the node does not answer")
+	ErrCapacity = errors.New("grid: the node has no room")
+	ErrWorkload = errors.New("grid: the zdb is not in order")
+	ErrRefused  = errors.New("grid: the node refused")
+	ErrName     = errors.New("grid: not a name that the grid takes")
+	ErrCrashed  = errors.New("grid: the SDK's process ended in the middle of a call")
+)
+
+// Error is an answer of chain, relay, proxy or node. It holds no secret.
+type Error struct {
+	Kind   error  // one of the Err values
+	Msg    string // what was answered
+	Remedy string
+}
+
+func (e *Error) Error() string {
+	if e.Msg == "" {
+		return e.Kind.Error()
+	}
+	return e.Kind.Error() + ": " + e.Msg
+}
+
+func (e *Error) Unwrap() error { return e.Kind }
+
+// Hint names the remedy.
+func (e *Error) Hint() string { return e.Remedy }
