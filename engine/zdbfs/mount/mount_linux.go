@@ -250,7 +250,7 @@ func Probe(ctx context.Context) error {
 	_, statErr := os.Stat(dir)
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if err := m.Unmount(ctx); err != nil {
+	if err := m.Unmount(ctx); err != nil && !errors.Is(err, ErrBusy) { // somebody looks at each new mount: it is detached
 		return fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
 	if statErr != nil {
