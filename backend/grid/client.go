@@ -23,6 +23,9 @@ type Client interface {
 	// created, and in grace period. Contracts of other kinds than node contracts
 	// are left out.
 	Contracts(ctx context.Context) ([]Contract, error)
+	// OnNode lists the account's contracts on one node as the chain itself has them:
+	// Contracts asks an index, which may be minutes behind.
+	OnNode(ctx context.Context, node uint32) ([]Contract, error)
 	// Deploy makes one contract with one zdb per request. There is one answer per
 	// request, in order, also beside an error. An answer that has a contract is a
 	// success, whatever else failed. One that has none and an error may have left a
@@ -74,7 +77,8 @@ type Node struct {
 type Contract struct {
 	ID      uint64    `json:"id"`
 	Node    uint32    `json:"node"`
-	Name    string    `json:"name"` // of the deployment
+	Name    string    `json:"name"`    // of the deployment
+	Project string    `json:"project"` // projectName: what Request.Project was
 	Grace   bool      `json:"grace"`
 	Created time.Time `json:"created"`
 }
@@ -82,6 +86,7 @@ type Contract struct {
 // Request asks for a contract with one zdb, which bears the contract's name.
 type Request struct {
 	Name     string         `json:"name"`
+	Project  string         `json:"project"` // the SDK's solution type; on the chain, for all to read
 	Node     uint32         `json:"node"`
 	Role     backend.Role   `json:"role"` // meta: user mode; data: sequential mode
 	Size     int64          `json:"size"` // bytes, a multiple of 1<<30
