@@ -1,0 +1,37 @@
+package main
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestTree checks the module as it is, by what `go list` says that each package is
+// compiled with.
+func TestTree(t *testing.T) {
+	pkgs, err := list()
+	require.NoError(t, err)
+	require.Empty(t, check(pkgs))
+
+	// It would be seen: the SDK is there, and a package that got it is named.
+	i := slices.IndexFunc(pkgs, func(p pkg) bool { return rel(p.ImportPath) == "backend/grid/tfgrid" })
+	require.GreaterOrEqual(t, i, 0)
+	for _, name := range []string{"hooks", "backend", "store", "backend/grid", "backend/grid/sdkprocess", "qsfs", "examples/provisioner", "cmd/quantumd-hook"} {
+		at := slices.IndexFunc(pkgs, func(p pkg) bool { return rel(p.ImportPath) == name })
+		require.GreaterOrEqual(t, at, 0, name)
+		p := pkgs[at]
+		p.Imports, p.Deps = nil, pkgs[i].Deps
+		for _, module := range sdk {
+			require.Contains(t, check([]pkg{p}), name+" depends on "+firstBelow(p.Deps, module)+", which must stay out of it")
+		}
+	}
+}
+
+func firstBelow(deps []string, module string) string {
+	i := slices.IndexFunc(deps, func(d string) bool { return oneOf(d, []string{module}) })
+	if i < 0 {
+		return "nothing"
+	}
+	return deps[i]
+}
