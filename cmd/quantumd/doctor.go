@@ -148,7 +148,7 @@ func (a *app) doctorServices(o *doctor.Options) error {
 		o.Changes = func(ctx context.Context) ([]services.Change, error) {
 			plan := *a
 			plan.globals.DryRun = true
-			report, _, err := plan.setup(ctx, "", true, true)
+			report, _, err := plan.install(ctx, "", true, true)
 			if err != nil {
 				return nil, err
 			}

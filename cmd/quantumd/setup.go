@@ -133,7 +133,7 @@ func (a *app) setup(ctx context.Context, from string, force, tolerate bool) (*qs
 	if a.globals.Dir != "" {
 		return nil, nil, &usageError{errors.New("setup installs on system paths; a system below --dir runs with `quantumd up`")}
 	}
-	older, err := a.older()
+	older, err := a.older(ctx)
 	if err != nil {
 		return nil, nil, err
 	}

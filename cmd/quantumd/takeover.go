@@ -14,8 +14,12 @@ import (
 	"github.com/threefoldtech/quantumd/services"
 )
 
-// older finds an installation of before; nil when there is none.
-func (a *app) older() (*takeover.Takeover, error) {
+// older finds an installation of before; nil when there is none. Once this
+// program's services are installed, services with such names are somebody else's.
+func (a *app) older(ctx context.Context) (*takeover.Takeover, error) {
+	if a.servicesInstalled(ctx) {
+		return takeover.Begun(a.globals.Root)
+	}
 	return takeover.Find(a.globals.Root, services.DetectAt("/"+a.globals.Root))
 }
 

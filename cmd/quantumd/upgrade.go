@@ -39,7 +39,7 @@ func (c upgradeCmd) Run(ctx context.Context, a *app) error {
 	if c.UndoTakeover {
 		return a.undoTakeover(ctx)
 	}
-	older, err := a.older()
+	older, err := a.older(ctx)
 	if err != nil {
 		return err
 	}

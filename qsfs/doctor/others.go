@@ -43,7 +43,7 @@ func otherFiles(_ context.Context, x *examination) []Result {
 			if strings.HasPrefix(path, x.Layout.DataDir()+"/") {
 				continue // the one that is in use
 			}
-			s, remedy := Warning, "stop it and disable its services before this system works on the same files; list its backends and its key in the configuration"
+			s, remedy := Warning, "`quantumd upgrade` takes it over, data in place; where this system is installed already, stop what is older and remove its files: two programs must never work on the same data"
 			if x.Layout.Legacy == path {
 				s, remedy = Note, "" // imported by itself
 			}

@@ -105,16 +105,22 @@ func (e *Error) Hint() string { return e.Remedy }
 // begun and did not end. Nil: there is neither. It changes nothing.
 func Find(prefix string, manager services.Manager) (*Takeover, error) {
 	t := &Takeover{Manager: manager, Era: Earlier, prefix: prefix}
-	switch kept, err := load(prefix); {
-	case err != nil:
-		return nil, err
-	case kept != nil && kept.Step != stepDone && kept.Step != stepUndone:
-		return kept, nil
+	if begun, err := Begun(prefix); err != nil || begun != nil {
+		return begun, err
 	}
 	if err := t.findUnits(); err != nil || len(t.Units) == 0 {
 		return nil, err
 	}
 	return t, t.look()
+}
+
+// Begun gives a takeover that was begun and did not end; nil for none.
+func Begun(prefix string) (*Takeover, error) {
+	t, err := load(prefix)
+	if err != nil || t == nil || t.Step == stepDone || t.Step == stepUndone {
+		return nil, err
+	}
+	return t, nil
 }
 
 // Taken gives a takeover that has ended, and can be undone; nil for none.
