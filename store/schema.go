@@ -224,11 +224,29 @@ var migrations = [][]string{
 			UPDATE {datafiles} SET n = n - 1 WHERE namespace = OLD.namespace;
 		END`,
 	},
+	{ // 7: contracts on the grid, each noted before it is asked for
+		`CREATE TABLE {contracts} (
+			name TEXT PRIMARY KEY,
+			backend TEXT NOT NULL,
+			role TEXT NOT NULL,
+			node INTEGER NOT NULL,
+			farm INTEGER NOT NULL,
+			country TEXT NOT NULL,
+			size INTEGER NOT NULL,
+			contract INTEGER NOT NULL,     -- 0: not known
+			state TEXT NOT NULL,
+			address TEXT NOT NULL,
+			namespace TEXT NOT NULL,
+			usd REAL NOT NULL,             -- a month
+			error TEXT NOT NULL,
+			changed_at INTEGER NOT NULL
+		)`,
+	},
 }
 
 // tables of the newest schema.
 var tables = []string{"queue", "done", "sums", "files", "checkpoints", "generations", "backends", "events", "state",
-	"replacements", "places", "objects", "placements", "failures", "unsettled", "legacy", "datafiles"}
+	"replacements", "places", "objects", "placements", "failures", "unsettled", "legacy", "datafiles", "contracts"}
 
 // migrate brings the schema to version target, in one transaction.
 func (b *base) migrate(ctx context.Context, target int) error {

@@ -1,0 +1,293 @@
+package grid
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/engine/zdb"
+)
+
+// Options of a Provisioner. Deployment, Open and Journal must be given.
+type Options struct {
+	Deployment string
+	// Open reaches the grid. It is called at the first call that needs it, and again
+	// after it failed.
+	Open    func(ctx context.Context) (Client, error)
+	Journal Journal
+	// Known are backends that the configuration names: they are used without asking
+	// the grid.
+	Known    []backend.Backend
+	Password backend.Secret // of the namespaces; at most 64 bytes, without - and blanks
+
+	MetaSize, DataSize int64 // bytes, multiples of GiB
+	Choice             Choice
+	Connection         Connection // empty: mycelium
+	FarmGroups         bool       // each farm is a group of backends
+	MaxRetries         int        // rounds after the first in which failed ones go to other nodes
+	// MaxUSD bounds what new contracts of one call cost a month; zero: no bound.
+	MaxUSD float64
+	// ReplaceUnreachable rents others where a node does not answer.
+	ReplaceUnreachable bool
+
+	Dialer  backend.Dialer // nil: over TCP
+	Reach   time.Duration  // how long a new zdb may take to be reached; zero: two minutes
+	Settle  time.Duration  // how long a contract may take to be on the chain; zero: a minute
+	Pause   time.Duration  // between two looks; zero: 3 s
+	Observe func(Progress) // of what is rented; may be nil
+	Rand    *rand.Rand     // for tests; nil: random
+	Logger  *slog.Logger
+}
+
+// Progress tells of one backend.
+type Progress struct {
+	ID   string
+	Node uint32
+	Step string // in words
+	Err  error
+}
+
+// Provisioner makes, finds and gives back zdbs on the grid. It is safe for
+// concurrent use; one call at a time rents or cancels.
+type Provisioner struct {
+	o   Options
+	log *slog.Logger
+
+	turn  sync.Mutex                // of whoever rents or cancels
+	fixed map[backend.Role][]uint32 // the draw of nodes, which a plan and what is done share
+
+	mu  sync.Mutex
+	c   Client
+	rnd *rand.Rand
+}
+
+var _ backend.Provisioner = (*Provisioner)(nil)
+
+// New makes a Provisioner. Nothing is asked of the grid yet.
+func New(o Options) (*Provisioner, error) {
+	if err := CheckName(o.Deployment); err != nil {
+		return nil, err
+	}
+	if o.Open == nil || o.Journal == nil {
+		return nil, errors.New("grid: no client or no journal")
+	}
+	o.Connection = cmp.Or(o.Connection, Mycelium)
+	if _, ok := classes[o.Connection]; !ok && o.Connection != Any {
+		return nil, fmt.Errorf("grid: no such connection: %q", o.Connection)
+	}
+	o.Reach = cmp.Or(o.Reach, 2*time.Minute)
+	o.Settle = cmp.Or(o.Settle, settle)
+	o.Pause = cmp.Or(o.Pause, 3*time.Second)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Dialer == nil {
+		o.Dialer = zdb.NewDialer(zdb.Options{PoolSize: 1, Timeout: 10 * time.Second})
+	}
+	if o.Observe == nil {
+		o.Observe = func(Progress) {}
+	}
+	rnd := o.Rand
+	if rnd == nil {
+		rnd = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
+	}
+	return &Provisioner{o: o, log: o.Logger.With("component", "backend/grid"), rnd: rnd}, nil
+}
+
+// Close ends the connection to the grid.
+func (p *Provisioner) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.c == nil {
+		return nil
+	}
+	err := p.c.Close()
+	p.c = nil
+	return err
+}
+
+func (p *Provisioner) client(ctx context.Context) (Client, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.c != nil {
+		return p.c, nil
+	}
+	c, err := p.o.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.c = c
+	return c, nil
+}
+
+// Costs says that new backends cost money.
+func (p *Provisioner) Costs() bool { return true }
+
+// Batch is how many specs a call to Provision best has: they are rented together.
+func (p *Provisioner) Batch() int { return batch }
+
+// List gives the backends that the configuration and the journal know. The grid is
+// not asked: a system starts without it.
+func (p *Provisioner) List(ctx context.Context) ([]backend.Backend, error) {
+	rows, err := p.o.Journal.Rows(ctx)
+	if err != nil {
+		return nil, err
+	}
+	gone := map[string]bool{}
+	out := []backend.Backend{}
+	for _, r := range rows {
+		switch r.State {
+		case Ready:
+			out = append(out, r.Backend(p.o.Password, p.group(r.Farm)))
+		case Gone, Leaving:
+			gone[r.Namespace] = true
+		}
+	}
+	for _, b := range p.o.Known {
+		same := func(o backend.Backend) bool { return o.Address == b.Address && o.Namespace == b.Namespace }
+		if !gone[b.Namespace] && !slices.ContainsFunc(out, same) {
+			out = append(out, b)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b backend.Backend) int { return compareIDs(a.ID, b.ID) })
+	return out, nil
+}
+
+// Find asks the grid which backends the deployment has: by the mnemonic, the
+// password and the name alone, as on a new machine.
+func (p *Provisioner) Find(ctx context.Context) ([]Held, error) {
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	w, err := p.look(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range w.held {
+		if h.Err == nil && !h.Extra {
+			if err := p.ready(ctx, w, h); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return w.held, nil
+}
+
+// Wanted gives the specs of a deployment of so many backends: those that there are,
+// whatever made them, and new ones.
+func (p *Provisioner) Wanted(ctx context.Context, meta, data int) ([]backend.Spec, error) {
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	w, err := p.look(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	var specs []backend.Spec
+	for _, want := range []struct {
+		role  backend.Role
+		count int
+	}{{backend.Meta, meta}, {backend.Data, data}} {
+		had := map[string]bool{}
+		n := 0
+		for _, r := range w.rows {
+			had[r.ID] = true // an id is never given twice
+		}
+		for _, h := range w.held {
+			had[h.ID] = true
+			if h.Role == want.role && !h.Extra {
+				specs = append(specs, backend.Spec{ID: h.ID, Role: h.Role})
+				n++
+			}
+		}
+		for next := 0; n < want.count; next++ {
+			if id := fmt.Sprintf("%s%d", want.role, next); !had[id] {
+				specs = append(specs, backend.Spec{ID: id, Role: want.role})
+				n++
+			}
+		}
+	}
+	return specs, nil
+}
+
+// Health asks the backend.
+func (p *Provisioner) Health(ctx context.Context, b backend.Backend) backend.Health {
+	return zdb.Health(ctx, p.o.Dialer, b)
+}
+
+func (p *Provisioner) group(farm uint64) string {
+	if !p.o.FarmGroups || farm == 0 {
+		return ""
+	}
+	return fmt.Sprintf("farm%d", farm)
+}
+
+func (p *Provisioner) size(role backend.Role) int64 {
+	if role == backend.Meta {
+		return p.o.MetaSize
+	}
+	return p.o.DataSize
+}
+
+// save writes a row durably, and into w.
+func (p *Provisioner) save(ctx context.Context, w *world, r Row) error {
+	r.Changed = time.Now().UTC()
+	if err := p.o.Journal.Save(ctx, r); err != nil {
+		return fmt.Errorf("grid: the journal: %w", err)
+	}
+	w.rows[r.Name] = r
+	return nil
+}
+
+// ready notes a backend whose address is known.
+func (p *Provisioner) ready(ctx context.Context, w *world, h Held) error {
+	r := w.rows[h.Contract.Name]
+	if r.State == Ready && r.Contract == h.Contract.ID && r.Address == h.Backend.Address && r.ID == h.ID {
+		return nil
+	}
+	r.Name, r.ID, r.Role, r.Node, r.Contract = h.Contract.Name, h.ID, h.Role, h.Contract.Node, h.Contract.ID
+	r.State, r.Address, r.Namespace, r.Error = Ready, h.Backend.Address, h.Backend.Namespace, ""
+	return p.save(ctx, w, r)
+}
+
+// pause waits until the next look.
+func (p *Provisioner) pause(ctx context.Context) error {
+	timer := time.NewTimer(p.o.Pause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+func addrPort(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
+
+// compareIDs sorts meta before data, and data2 before data10.
+func compareIDs(a, b string) int {
+	ra, na := splitID(a)
+	rb, nb := splitID(b)
+	return cmp.Or(-strings.Compare(ra, rb), cmp.Compare(na, nb), strings.Compare(a, b))
+}
+
+func splitID(id string) (role string, n uint64) {
+	at := strings.IndexAny(id, "0123456789")
+	if at < 0 {
+		return id, 0
+	}
+	n, _ = strconv.ParseUint(id[at:], 10, 64)
+	role, _, _ = strings.Cut(id[:at], "-")
+	if strings.Contains(id[:at], "-") {
+		n += 1 << 40 // those that another program made come last
+	}
+	return role, n
+}
