@@ -12,6 +12,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/hex"
 	"net/netip"
 	"path/filepath"
@@ -28,6 +29,8 @@ type Config struct {
 	Mnemonic             Secret   `yaml:"mnemonic"`
 	MnemonicFile         string   `yaml:"mnemonic_file"`
 	RelayURL             string   `yaml:"relay_url"`
+	ProxyURL             string   `yaml:"proxy_url"`
+	SubstrateURL         string   `yaml:"substrate_url"`
 	RMBTimeout           Duration `yaml:"rmb_timeout"`
 	DeploymentName       string   `yaml:"deployment_name"`
 	Password             Secret   `yaml:"password"`
@@ -41,6 +44,7 @@ type Config struct {
 	TotalStorageSize     Size     `yaml:"total_storage_size"`
 	MaxDeploymentRetries int      `yaml:"max_deployment_retries"`
 	ZdbConnectionType    string   `yaml:"zdb_connection_type"`
+	CertifiedNodes       bool     `yaml:"certified_nodes"`
 
 	Backends          []Backend `yaml:"backends"`
 	EncryptionKey     Secret    `yaml:"encryption_key"`
@@ -85,6 +89,7 @@ type Config struct {
 
 // Backend is a zdb namespace that the user runs.
 type Backend struct {
+	ID        string       `yaml:"id"` // empty: its role and its place among those of the role
 	Role      backend.Role `yaml:"role"`
 	Address   string       `yaml:"address"` // IP:PORT or [IPv6]:PORT
 	Namespace string       `yaml:"namespace"`
@@ -217,17 +222,28 @@ func (c *Config) Key() ([]byte, error) {
 // (meta0…, data0…) in the order of the file.
 func (c *Config) BackendList() ([]backend.Backend, error) {
 	out := make([]backend.Backend, 0, len(c.Backends))
-	counts := map[backend.Role]int{}
+	ids := c.ids()
 	for i, b := range c.Backends {
 		addr, err := netip.ParseAddrPort(b.Address)
 		if err != nil {
 			return nil, c.badAddress(i)
 		}
 		out = append(out, backend.Backend{
-			ID: backendID(b.Role, counts[b.Role]), Role: b.Role, Address: addr,
+			ID: ids[i], Role: b.Role, Address: addr,
 			Namespace: b.Namespace, Password: b.Password, Group: b.Group, Spare: b.Spare,
 		})
-		counts[b.Role]++
 	}
 	return out, nil
+}
+
+// ids are those of the listed backends: given, or the role and the place among
+// those of the role.
+func (c *Config) ids() []string {
+	counts := map[backend.Role]int{}
+	out := make([]string, len(c.Backends))
+	for i, b := range c.Backends {
+		out[i] = cmp.Or(b.ID, backendID(b.Role, counts[b.Role]))
+		counts[b.Role]++
+	}
+	return out
 }

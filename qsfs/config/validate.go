@@ -192,7 +192,7 @@ func (v *validator) oneOf(key, value string, words ...string) {
 
 func (v *validator) words() {
 	c := v.c
-	v.oneOf("zdb_connection_type", c.ZdbConnectionType, "mycelium", "ipv6", "ygg")
+	v.oneOf("zdb_connection_type", c.ZdbConnectionType, "mycelium", "ipv6", "ygg", "any")
 	v.engine()
 	v.oneOf("hook_ready", c.HookReady, "serve", "wait", "refuse")
 	v.oneOf("replace.enabled", c.Replace.Enabled, "auto", "true", "false")
@@ -202,7 +202,7 @@ func (v *validator) words() {
 		v.oneOf("network", c.Network, "main", "test", "qa", "dev")
 	}
 	if strings.Contains(c.DeploymentName, "_") {
-		v.bad("deployment_name", "contains _, which separates the parts of a contract's name", "use letters, digits and -")
+		v.bad("deployment_name", "contains _, which separates the parts of a contract's name", "use letters and digits")
 	}
 }
 
@@ -237,6 +237,12 @@ func (v *validator) endpoints() {
 	}
 	if c.RelayURL != "" && !isURL(c.RelayURL, "ws", "wss") {
 		v.bad("relay_url", "not the URL of a relay", "write one such as wss://relay.grid.tf, or leave it empty for the network's own")
+	}
+	if c.SubstrateURL != "" && !isURL(c.SubstrateURL, "ws", "wss") {
+		v.bad("substrate_url", "not the URL of a chain", "write one such as wss://tfchain.example.org, or leave it empty for the network's own")
+	}
+	if c.ProxyURL != "" && !isURL(c.ProxyURL, "http", "https") {
+		v.bad("proxy_url", "not the URL of a grid proxy", "write one such as https://gridproxy.example.org, or leave it empty for the network's own")
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Binaries)) {
 		b, key := c.Binaries[name], "binaries."+keyName(name)

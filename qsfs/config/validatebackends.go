@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -53,6 +54,8 @@ const (
 	maxPassword  = 63
 )
 
+var idRule = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9-]{0,39}$`)
+
 func (v *validator) backends() {
 	c := v.c
 	if len(c.Backends) == 0 {
@@ -61,8 +64,14 @@ func (v *validator) backends() {
 	before := len(v.errs)
 	count := map[backend.Role]int{}
 	seen := map[string]int{}
+	ids := c.ids()
 	for i, b := range c.Backends {
 		key := fmt.Sprintf("backends[%d]", i)
+		if b.ID != "" && !idRule.MatchString(b.ID) {
+			v.bad(key+".id", shown(b.ID)+" is not an id", "write letters, digits and - such as data5, or leave it out")
+		} else if j := slices.Index(ids, ids[i]); j < i {
+			v.bad(key+".id", fmt.Sprintf("the same id as backends[%d], %s", j, ids[i]), "give each backend an id of its own, or none at all")
+		}
 		switch b.Role {
 		case backend.Meta, backend.Data:
 		case "":

@@ -67,9 +67,9 @@ func (v *validator) grid() {
 		}
 	}
 	if strings.ContainsFunc(c.DeploymentName, func(r rune) bool {
-		return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '-' && r != '_'
+		return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '_'
 	}) {
-		v.bad("deployment_name", shown(c.DeploymentName)+" has other characters than letters, digits and -", "use letters, digits and -")
+		v.bad("deployment_name", shown(c.DeploymentName)+" has other characters than letters and digits", "use letters and digits")
 	}
 	if strings.ContainsAny(c.Password.Reveal(), "- \t") {
 		v.bad("password", "has a blank or a - in it, which nodes of the grid do not take", "use letters and digits", "password_file")
