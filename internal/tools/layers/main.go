@@ -46,6 +46,7 @@ var rules = []rule{
 	{"qsfs/generation", []string{"backend", "internal"}},
 	{"qsfs/pushgateway", []string{"internal"}},
 	{"qsfs/binaries", []string{"internal"}},
+	{"qsfs/durability", []string{"backend", "internal"}},
 	{"qsfs/dashboard", []string{"qsfs/client", "internal"}},
 	{"qsfs", []string{"qsfs", "backend", "engine", "services", "hooks", "store", "internal"}},
 	{"internal/demo", []string{""}},    // a story told by the whole
