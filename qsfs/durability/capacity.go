@@ -36,8 +36,6 @@ const (
 	formats = ofBlocks*ofFrames*ofPieces - 1
 )
 
-const gib = 1 << 30
-
 // BackendSize is the size that each of count data backends has to have for a file
 // system of so many bytes: size / needed where count is total, and less with more
 // of them. It is rounded up to a multiple of unit, which may be 1.
