@@ -49,8 +49,11 @@ func (b *Bill) item(id string) (Item, bool) {
 // Bill says what Provision would rent for the specs, where, and what it costs.
 // Nothing is changed.
 func (p *Provisioner) Bill(ctx context.Context, specs []backend.Spec) (*Bill, error) {
-	p.turn.Lock()
-	defer p.turn.Unlock()
+	end, err := p.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	w, err := p.look(ctx, false)
 	if err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ var (
 	ErrWorkload = errors.New("grid: the zdb is not in order")
 	ErrRefused  = errors.New("grid: the node refused")
 	ErrName     = errors.New("grid: not a name that the grid takes")
+	ErrBusy     = errors.New("grid: another process rents or cancels at this moment")
 	ErrCrashed  = errors.New("grid: the SDK's process ended in the middle of a call")
 )
 

@@ -116,6 +116,20 @@ func (p *Provisioner) Close() error {
 	return err
 }
 
+// begin takes the turn, in this process and among others.
+func (p *Provisioner) begin(ctx context.Context) (end func(), err error) {
+	p.turn.Lock()
+	done, err := p.o.Journal.Begin(ctx)
+	if err != nil {
+		p.turn.Unlock()
+		return nil, err
+	}
+	return func() {
+		done()
+		p.turn.Unlock()
+	}, nil
+}
+
 func (p *Provisioner) client(ctx context.Context) (Client, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -144,18 +158,21 @@ func (p *Provisioner) List(ctx context.Context) ([]backend.Backend, error) {
 		return nil, err
 	}
 	gone := map[string]bool{}
-	out := []backend.Backend{}
 	for _, r := range rows {
-		switch r.State {
-		case Ready:
-			out = append(out, r.Backend(p.o.Password, p.group(r.Farm)))
-		case Gone, Leaving:
+		if r.State == Gone || r.State == Leaving {
 			gone[r.Namespace] = true
 		}
 	}
+	out := []backend.Backend{}
 	for _, b := range p.o.Known {
+		if !gone[b.Namespace] {
+			out = append(out, b)
+		}
+	}
+	for _, r := range rows {
+		b := r.Backend(p.o.Password, p.group(r.Farm))
 		same := func(o backend.Backend) bool { return o.Address == b.Address && o.Namespace == b.Namespace }
-		if !gone[b.Namespace] && !slices.ContainsFunc(out, same) {
+		if r.State == Ready && !slices.ContainsFunc(out, same) {
 			out = append(out, b)
 		}
 	}
@@ -166,8 +183,11 @@ func (p *Provisioner) List(ctx context.Context) ([]backend.Backend, error) {
 // Find asks the grid which backends the deployment has: by the mnemonic, the
 // password and the name alone, as on a new machine.
 func (p *Provisioner) Find(ctx context.Context) ([]Held, error) {
-	p.turn.Lock()
-	defer p.turn.Unlock()
+	end, err := p.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	w, err := p.look(ctx, true)
 	if err != nil {
 		return nil, err
@@ -185,8 +205,11 @@ func (p *Provisioner) Find(ctx context.Context) ([]Held, error) {
 // Wanted gives the specs of a deployment of so many backends: those that there are,
 // whatever made them, and new ones.
 func (p *Provisioner) Wanted(ctx context.Context, meta, data int) ([]backend.Spec, error) {
-	p.turn.Lock()
-	defer p.turn.Unlock()
+	end, err := p.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	w, err := p.look(ctx, false)
 	if err != nil {
 		return nil, err

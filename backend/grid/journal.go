@@ -45,6 +45,9 @@ func (r Row) Backend(password backend.Secret, group string) backend.Backend {
 
 // Journal keeps rows durably.
 type Journal interface {
+	// Begin takes the turn to rent or cancel, which one process has at a time; an
+	// error that matches [ErrBusy] where another one has it. end gives it back.
+	Begin(ctx context.Context) (end func(), err error)
 	// Save writes a row over the one of its name.
 	Save(ctx context.Context, r Row) error
 	// Rows lists all rows, the oldest first.

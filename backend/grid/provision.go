@@ -20,8 +20,11 @@ func (p *Provisioner) Plan(ctx context.Context, specs []backend.Spec) ([]backend
 	if missing := p.unknown(specs); len(missing) == 0 {
 		return p.keep(specs), nil
 	}
-	p.turn.Lock()
-	defer p.turn.Unlock()
+	end, err := p.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	w, err := p.look(ctx, false)
 	if err != nil {
 		return nil, err
@@ -84,12 +87,14 @@ func (p *Provisioner) unknown(specs []backend.Spec) []backend.Spec {
 // while its node does not answer; only what does not exist is rented, noted in the
 // journal before. A second call completes what the first could not.
 func (p *Provisioner) Provision(ctx context.Context, specs []backend.Spec) ([]backend.Result, error) {
-	p.turn.Lock()
-	defer p.turn.Unlock()
 	results := make([]backend.Result, len(specs))
 	var w *world
 	if len(p.unknown(specs)) > 0 {
-		var err error
+		end, err := p.begin(ctx)
+		if err != nil {
+			return failAll(specs, err), err
+		}
+		defer end()
 		if w, err = p.look(ctx, false); err != nil {
 			return failAll(specs, err), err
 		}
@@ -228,8 +233,11 @@ func (p *Provisioner) Retire(ctx context.Context, ids ...string) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	p.turn.Lock()
-	defer p.turn.Unlock()
+	end, err := p.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	w, err := p.look(ctx, false)
 	if err != nil {
 		return err

@@ -77,7 +77,7 @@ func (p *Provisioner) look(ctx context.Context, read bool) (*world, error) {
 	}
 	for _, contract := range list {
 		if role, _, ok := parseName(contract.Name, p.o.Deployment, w.account.Twin); ok {
-			w.held = append(w.held, Held{ID: idOf(p.o.Deployment, role, contract), Role: role, Contract: contract})
+			w.held = append(w.held, Held{ID: p.idOf(w, role, contract), Role: role, Contract: contract})
 		}
 	}
 	w.mark()
@@ -85,6 +85,17 @@ func (p *Provisioner) look(ctx context.Context, read bool) (*world, error) {
 		return nil, err
 	}
 	return w, nil
+}
+
+// idOf gives the id of a contract's backend: the configuration's where that lists it,
+// for the system goes by that.
+func (p *Provisioner) idOf(w *world, role backend.Role, c Contract) string {
+	for _, b := range p.o.Known {
+		if b.Role == role && b.Namespace == namespaceOf(w.account.Twin, c) {
+			return b.ID
+		}
+	}
+	return idOf(p.o.Deployment, role, c)
 }
 
 // behind corrects the index's list by what the journal knows: of each contract that

@@ -1,0 +1,345 @@
+package grid_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/backend/grid"
+)
+
+func TestRentsWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, 20)
+	first := e.provision()
+	require.Equal(t, 9, e.f.made)
+	require.Equal(t, first, e.provision(), "a second call changes nothing")
+	require.Equal(t, 9, e.f.made)
+	listed, err := e.provisioner().List(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, first, listed, "without asking the grid")
+
+	e.j.rows = nil // a new machine
+	require.Equal(t, first, e.provision())
+	require.Equal(t, 9, e.f.made)
+	nodes := map[string]map[uint32]bool{"meta": {}, "data": {}}
+	for _, c := range e.f.contracts {
+		require.False(t, nodes[string(c.q.Role)][c.Node], "two of a role on node %d", c.Node)
+		nodes[string(c.q.Role)][c.Node] = true
+		require.Equal(t, fmt.Sprintf("demo_13_%s_%d", c.q.Role, c.Node), c.Name)
+	}
+}
+
+func TestSpreadsOverFarms(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(20) {
+		e := newEnv(t, 20)
+		e.o.Rand = rand.New(rand.NewPCG(seed, 1))
+		e.o.FarmGroups = true
+		farms := map[backend.Role]map[string]int{backend.Meta: {}, backend.Data: {}}
+		for _, b := range e.provision() {
+			farms[b.Role][b.Group]++
+		}
+		require.Len(t, farms[backend.Meta], 4)
+		require.Len(t, farms[backend.Data], 5, "%v", farms)
+	}
+}
+
+// The plan's nodes are those that are rented.
+func TestPlanIsKept(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, 20)
+	p := e.provisioner()
+	bill, err := p.Bill(t.Context(), shape)
+	require.NoError(t, err)
+	require.Zero(t, e.f.made)
+	require.Len(t, bill.Items, 9)
+	require.InDelta(t, 4*0.01+5*0.05, bill.USD, 1e-9)
+	require.InDelta(t, 0.05, bill.Dearest, 1e-9)
+	require.InDelta(t, 1000*0.02/bill.USD, bill.Months, 1e-9)
+	steps, err := p.Plan(t.Context(), shape)
+	require.NoError(t, err)
+	_, err = p.Provision(t.Context(), shape)
+	require.NoError(t, err)
+	for i, item := range bill.Items {
+		require.Equal(t, backend.Create, steps[i].Action)
+		require.Equal(t, item.String(), steps[i].Detail)
+		for _, c := range e.f.contracts {
+			if c.Project == "qsfs/demo/"+item.ID {
+				require.Equal(t, item.Node, c.Node, item.ID)
+				require.Equal(t, item.Size, c.q.Size)
+			}
+		}
+	}
+}
+
+func TestOtherNodesAreTried(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, 12)
+	e.f.refuse = func(q grid.Request) error {
+		if q.Node%4 == 1 {
+			return &grid.Error{Kind: grid.ErrCapacity, Msg: "no more free devices found"}
+		}
+		return nil
+	}
+	e.f.broken = func(node uint32) error {
+		if node == 2 {
+			return &grid.Error{Kind: grid.ErrWorkload, Msg: "error: could not start"}
+		}
+		return nil
+	}
+	e.provision()
+	require.Len(t, e.f.contracts, 9, "those that do not work are given back")
+
+	e.o.Choice.Farms = []uint64{1}
+	e.o.Deployment = "other"
+	_, err := e.provisioner().Provision(t.Context(), shape)
+	require.NoError(t, err)
+	results, err := e.provisioner().Provision(t.Context(), shape)
+	require.NoError(t, err)
+	var none *grid.NoNodeError
+	require.ErrorAs(t, results[3].Err, &none)
+	require.Contains(t, none.Hint(), "meta_nodes")
+}
+
+// An outage is no reason to rent: what exists is kept, and said.
+func TestOutage(t *testing.T) {
+	t.Parallel()
+	for _, journal := range []string{"kept", "lost"} {
+		t.Run(journal, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t, 20)
+			first := e.provision()
+			if journal == "lost" {
+				e.j.rows = nil
+			}
+			gone := map[uint32]bool{}
+			for _, c := range e.f.contracts {
+				if len(gone) < 3 {
+					gone[c.Node] = true
+				}
+			}
+			e.f.down = func(n uint32) bool { return gone[n] }
+			e.f.silent = e.f.down
+			results, err := e.provisioner().Provision(t.Context(), shape)
+			require.NoError(t, err)
+			failed := 0
+			for i, r := range results {
+				if r.Err != nil {
+					failed++
+					continue
+				}
+				require.Equal(t, first[i], r.Backend)
+			}
+			require.GreaterOrEqual(t, failed, 3)
+			require.Equal(t, 9, e.f.made)
+			require.Len(t, e.f.contracts, 9)
+			steps, err := e.provisioner().Plan(t.Context(), shape)
+			require.NoError(t, err)
+			for _, s := range steps {
+				require.Equal(t, backend.Keep, s.Action)
+			}
+
+			e.f.down, e.f.silent = nil, nil
+			require.Equal(t, first, e.provision())
+			require.Equal(t, 9, e.f.made)
+		})
+	}
+}
+
+func TestUnreachableAreReplacedOnDemand(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, 20)
+	e.provision()
+	e.j.rows = nil
+	var lost uint32
+	for _, c := range e.f.contracts {
+		if c.Project == "qsfs/demo/data2" {
+			lost = c.Node
+		}
+	}
+	e.f.down = func(n uint32) bool { return n == lost }
+	e.f.silent = e.f.down
+	e.o.ReplaceUnreachable = true
+	results, err := e.provisioner().Provision(t.Context(), shape[6:7])
+	require.NoError(t, err)
+	require.NoError(t, results[0].Err)
+	require.Equal(t, 10, e.f.made)
+	require.Len(t, e.f.contracts, 10, "the old one goes on until it is cancelled")
+
+	e.f.down, e.f.silent, e.o.ReplaceUnreachable = nil, nil, false
+	again, err := e.provisioner().Provision(t.Context(), shape[6:7])
+	require.NoError(t, err)
+	require.Equal(t, results[0].Backend, again[0].Backend, "the older contract does not come back")
+	held, err := e.provisioner().Find(t.Context())
+	require.NoError(t, err)
+	extra := 0
+	for _, h := range held {
+		if h.Extra {
+			extra++
+			require.Equal(t, lost, h.Contract.Node)
+		}
+	}
+	require.Equal(t, 1, extra)
+}
+
+// However the SDK's process ends in the middle of a batch, the next call neither
+// forgets a contract nor makes a second one.
+func TestCrashInTheMiddle(t *testing.T) {
+	t.Parallel()
+	for at := 1; at <= 9; at++ {
+		for _, made := range []bool{false, true} {
+			for _, listed := range []bool{false, true} {
+				t.Run(fmt.Sprint(at, made, listed), func(t *testing.T) {
+					t.Parallel()
+					e := newEnv(t, 20)
+					e.f.index = func(grid.Contract) bool { return listed }
+					e.f.crash = func(n int, _ grid.Request) (bool, bool) { return made, n == at }
+					ctx, cancel := context.WithCancel(t.Context())
+					e.o.Observe = func(p grid.Progress) {
+						if e.f.asked >= at { // and the program itself ends there
+							cancel()
+						}
+					}
+					_, _ = e.provisioner().Provision(ctx, shape) // what it says is for a person
+					cancel()
+					e.o.Observe, e.f.crash = nil, nil
+					e.provision()
+					require.Len(t, e.f.contracts, 9)
+					names := map[string]bool{}
+					for _, c := range e.f.contracts {
+						names[c.Project] = true
+					}
+					require.Len(t, names, 9)
+				})
+			}
+		}
+	}
+}
+
+// A deployment that the reference made bears no ids: it is taken over as it is.
+func TestReferencesDeployment(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, 20)
+	for n := range uint32(9) {
+		role := backend.Meta
+		if n >= 4 {
+			role = backend.Data
+		}
+		name := fmt.Sprintf("demo_13_%s_%d", role, n+1)
+		e.f.make(grid.Request{Name: name, Project: "vm/" + name, Node: n + 1, Role: role, Size: grid.GiB, Password: "pw"})
+	}
+	e.f.make(grid.Request{Name: "other_13_data_1", Node: 1, Role: backend.Data})
+	e.f.make(grid.Request{Name: "demo_14_data_1", Node: 1, Role: backend.Data})
+	specs, err := e.provisioner().Wanted(t.Context(), 4, 6)
+	require.NoError(t, err)
+	require.Len(t, specs, 10)
+	results, err := e.provisioner().Provision(t.Context(), specs)
+	require.NoError(t, err)
+	for _, r := range results {
+		require.NoError(t, r.Err)
+	}
+	require.Equal(t, 12, e.f.made, "one is new")
+	require.Equal(t, "data-c505", specs[4].ID)
+	require.NoError(t, e.provisioner().Retire(t.Context(), "data-c505"))
+	_, there := e.f.contracts[505]
+	require.False(t, there)
+	require.Len(t, e.f.contracts, 11)
+
+	// The system knows them by the configuration's ids.
+	known := results[5].Backend
+	known.ID = "data1"
+	e.o.Known = []backend.Backend{known}
+	require.NoError(t, e.provisioner().Retire(t.Context(), "data1"))
+	_, there = e.f.contracts[506]
+	require.False(t, there)
+}
+
+// Where this machine reaches none of several new ones, it is this machine: they are
+// kept, and used by the next call.
+func TestNoneIsReached(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, 20)
+	e.f.silent = func(uint32) bool { return true }
+	_, err := e.provisioner().Provision(t.Context(), shape)
+	require.ErrorContains(t, err, "reaches none of them")
+	made := e.f.made
+	require.Len(t, e.f.contracts, made)
+	require.Less(t, made, 9, "nothing more is rented")
+	e.f.silent = nil
+	e.provision()
+	require.Equal(t, 9, e.f.made)
+}
+
+func TestMostMoney(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, 20)
+	e.o.MaxUSD = 0.2
+	_, err := e.provisioner().Provision(t.Context(), shape)
+	require.ErrorContains(t, err, "at most 0.20")
+	require.Zero(t, e.f.made)
+	require.Empty(t, e.j.rows)
+}
+
+func TestRefusesNames(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"", "a_b", "a-b", "a b", "ä", "averyverylongname"} {
+		_, err := grid.New(grid.Options{Deployment: name})
+		require.ErrorIs(t, err, grid.ErrName, name)
+	}
+	e := newEnv(t, 1)
+	e.j.busy = true
+	_, err := e.provisioner().Provision(t.Context(), shape)
+	require.ErrorIs(t, err, grid.ErrBusy)
+}
+
+// Whatever fails in whatever order, in the end each backend has one contract, and
+// none is left over.
+func TestRandomFaults(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(60) {
+		rnd := rand.New(rand.NewPCG(seed, 7))
+		e := newEnv(t, 25)
+		chance := func(p float64) bool { return rnd.Float64() < p }
+		for range 6 {
+			e.f.refuse = func(grid.Request) error {
+				if chance(0.2) {
+					return &grid.Error{Kind: grid.ErrRefused}
+				}
+				return nil
+			}
+			bad := map[uint32]bool{}
+			for n := range uint32(26) {
+				bad[n] = chance(0.15)
+			}
+			e.f.broken = func(n uint32) error {
+				if bad[n] && chance(0.5) {
+					return &grid.Error{Kind: grid.ErrNodeDown}
+				}
+				return nil
+			}
+			e.f.silent = func(n uint32) bool { return bad[n] }
+			behind := chance(0.5)
+			cut := e.f.next
+			e.f.index = func(c grid.Contract) bool { return !behind || c.ID <= cut }
+			e.f.crash = func(int, grid.Request) (bool, bool) { return chance(0.5), chance(0.1) }
+			_, _ = e.provisioner().Provision(t.Context(), shape)
+		}
+		e.f.refuse, e.f.broken, e.f.silent, e.f.crash, e.f.index = nil, nil, nil, nil, nil
+		results, err := e.provisioner().Provision(t.Context(), shape)
+		require.NoError(t, err, "seed %d", seed)
+		for _, r := range results {
+			require.NoError(t, r.Err, "seed %d", seed)
+		}
+		ids := map[string]int{}
+		for _, c := range e.f.contracts {
+			ids[c.Project]++
+		}
+		require.Len(t, e.f.contracts, 9, "seed %d: %v", seed, ids)
+		require.Len(t, ids, 9)
+	}
+}
