@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/alecthomas/kong v1.17.0
+	github.com/centrifuge/go-substrate-rpc-client/v4 v4.0.12
 	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/cosmos/go-bip39 v1.0.0
 	github.com/godbus/dbus/v5 v5.1.0
@@ -37,7 +38,7 @@ require (
 	github.com/scottyeager/tfgrid-sdk-go/grid-client v0.16.9
 	github.com/threefoldtech/tfchain/clients/tfchain-client-go v0.0.0-20241127100051-77e684bcb1b2
 	github.com/threefoldtech/tfgrid-sdk-go/grid-proxy v0.16.8
-	github.com/threefoldtech/tfgrid-sdk-go/rmb-sdk-go v0.16.8
+	github.com/threefoldtech/tfgrid-sdk-go/rmb-sdk-go v0.16.8 // indirect
 	github.com/threefoldtech/zosbase v0.1.7
 )
 
@@ -54,7 +55,6 @@ require (
 	github.com/cenkalti/backoff v2.2.1+incompatible // indirect
 	github.com/cenkalti/backoff/v3 v3.2.2 // indirect
 	github.com/cenkalti/backoff/v4 v4.3.0 // indirect
-	github.com/centrifuge/go-substrate-rpc-client/v4 v4.0.12 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/containerd/continuity v0.4.5 // indirect
 	github.com/deckarep/golang-set v1.8.0 // indirect

@@ -13,7 +13,12 @@ var (
 	ErrRefused  = errors.New("grid: the node refused")
 	ErrName     = errors.New("grid: not a name that the grid takes")
 	ErrBusy     = errors.New("grid: another process rents or cancels at this moment")
-	ErrCrashed  = errors.New("grid: the SDK's process ended in the middle of a call")
+	// ErrUnverified: the grid wants to know who owns an account before it sells.
+	ErrUnverified = errors.New("grid: the account is not verified")
+	// ErrInterrupted: the chain stopped in the middle of a batch. Which contracts it
+	// made before, it knows itself.
+	ErrInterrupted = errors.New("grid: the chain did not make the contract")
+	ErrCrashed     = errors.New("grid: the SDK's process ended in the middle of a call")
 )
 
 // Error is an answer of chain, relay, proxy or node. It holds no secret.

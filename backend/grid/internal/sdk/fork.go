@@ -68,6 +68,6 @@ const (
 	stateOk  = zos.StateOk
 	modeUser = workloads.ZDBModeUser
 	modeSeq  = workloads.ZDBModeSeq
-	solution = "qsfs/" // before the deployment's name: the project, as the reference has it
-	gigabyte = zos.Gigabyte
+	gigabyte = zos.Gigabyte // 1<<30
+	projects = "qsfs/"      // before a name: the project, as the reference has it
 )
