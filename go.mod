@@ -38,7 +38,7 @@ require (
 	github.com/scottyeager/tfgrid-sdk-go/grid-client v0.16.9
 	github.com/threefoldtech/tfchain/clients/tfchain-client-go v0.0.0-20241127100051-77e684bcb1b2
 	github.com/threefoldtech/tfgrid-sdk-go/grid-proxy v0.16.8
-	github.com/threefoldtech/tfgrid-sdk-go/rmb-sdk-go v0.16.8 // indirect
+	github.com/threefoldtech/tfgrid-sdk-go/rmb-sdk-go v0.16.8
 	github.com/threefoldtech/zosbase v0.1.7
 )
 
