@@ -27,6 +27,7 @@ type cli struct {
 	Daemon  daemonCmd  `cmd:"" default:"1" help:"Run the installed system in the foreground: what the service does. The default."`
 	Up      upCmd      `cmd:"" help:"Bring up a whole system in the foreground; Ctrl-C ends it clean."`
 	Demo    demoCmd    `cmd:"" help:"Show the main job on this machine, with faults and checks."`
+	Plan    planCmd    `cmd:"" help:"What a set of backends would be worth: room, what may be lost, how likely it is."`
 	Deploy  deployCmd  `cmd:"" help:"Make the backends, or complete them."`
 	Setup   setupCmd   `cmd:"" help:"Install the program and its service on this machine."`
 	Upgrade upgradeCmd `cmd:"" help:"Install this program over an older one, and restart what runs that."`

@@ -8,37 +8,28 @@ import (
 // Capacity is what the data backends hold. Zeros: no sizes were given.
 type Capacity struct {
 	Raw    int64 `json:"raw"`    // bytes of all data backends, without spares
-	Usable int64 `json:"usable"` // of files' contents, written once
+	Usable int64 `json:"usable"` // of files' contents, beside Headroom
 	// Unused is what no object can use, because the other backends are smaller.
 	Unused int64 `json:"unused"`
 	Wanted int64 `json:"wanted"` // what the file system shall hold
 	// Each is the size that every data backend has to have for Wanted.
 	Each int64 `json:"each"`
-	// Formats is the part that the formats add before dispersal: zdbfs, zdb, compression
-	// of what cannot be compressed.
-	Formats float64 `json:"formats"`
 	// Meta is what each metadata backend needs, about.
 	Meta     int64 `json:"meta"`
 	MetaSize int64 `json:"meta_size"` // and has; zero: not known
 }
 
-// What the formats add to each byte, at worst:
-const (
-	// zdbfs stores blocks of 128 KiB; zdb adds 26 bytes to each in the data file
-	// and 42 in the index file, and both are stored.
-	ofBlocks = 1 + (18+8+34+8)/float64(128<<10)
-	// snappy's framing adds 8 bytes to each 64 KiB that cannot be compressed.
-	ofFrames = 1 + 8/float64(64<<10)
-	// Shards are stored in pieces of 2 MiB, to each of which the backend's zdb adds
-	// 26 bytes in its data file and 42 in its index file.
-	ofPieces = 1 + (18+8+34+8)/float64(2<<20)
-
-	formats = ofBlocks*ofFrames*ofPieces - 1
-)
+// Headroom is the part of each data backend that is kept for what is not files'
+// contents: headers of zdb, zdbfs and compression (at worst 0.07 % in all: 68 bytes
+// for each block of 128 KiB and each piece of 2 MiB, 8 for each 64 KiB that cannot
+// be compressed), the file system's own records, checkpoints, and objects that are
+// replaced.
+const Headroom = 0.05
 
 // BackendSize is the size that each of count data backends has to have for a file
 // system of so many bytes: size / needed where count is total, and less with more
-// of them. It is rounded up to a multiple of unit, which may be 1.
+// of them; with Headroom, in multiples of unit, which may be 1. It is zero where
+// there is no such size.
 //
 // What is overwritten or deleted keeps its space: size is what will ever be
 // written.
@@ -46,7 +37,7 @@ func BackendSize(size int64, needed, total, count int, unit int64) int64 {
 	if size <= 0 || needed < 1 || count < total || total < needed {
 		return 0
 	}
-	each := float64(size) * (1 + formats) * float64(total) / float64(needed) / float64(count)
+	each := float64(size) / float64(needed) * (1 + Headroom) * float64(total) / float64(count)
 	units := math.Ceil(each / float64(max(unit, 1)))
 	return int64(min(units*float64(max(unit, 1)), math.MaxInt64/2))
 }
@@ -81,7 +72,7 @@ func (s Set) each() []int64 {
 
 func (sh Shape) capacity() Capacity {
 	d := sh.Data
-	c := Capacity{Wanted: sh.Size, Formats: formats, MetaSize: sh.Meta.smallest()}
+	c := Capacity{Wanted: sh.Size, MetaSize: sh.Meta.smallest()}
 	c.Each = BackendSize(sh.Size, d.Needed, d.Total, d.Count(), 1)
 	sizes := d.each()
 	for _, v := range sizes {
@@ -89,7 +80,7 @@ func (sh Shape) capacity() Capacity {
 	}
 	if len(sizes) >= d.Total && d.Total > 0 {
 		level := filled(sizes, d.Total)
-		c.Usable = int64(level * float64(d.Needed) / (1 + formats))
+		c.Usable = int64(level * float64(d.Needed) / (1 + Headroom))
 		c.Unused = max(0, c.Raw-int64(math.Ceil(level*float64(d.Total))))
 	}
 	c.Meta = sh.metaBytes(max(c.Usable, c.Wanted))

@@ -212,6 +212,9 @@ func model(sh Shape, r Rates) []string {
 	if r.GroupFailures > 0 && (inGroups(sh.Data) || inGroups(sh.Meta)) {
 		out = append(out, fmt.Sprintf("With groups: a state is the lost groups and i other backends; each group is lost at %.4g a year and comes back at 1/T.", r.GroupFailures))
 	}
+	if r.GroupFailures > 0 && (ones(sh.Data) || ones(sh.Meta)) {
+		out = append(out, fmt.Sprintf("A backend that is its whole group is lost at f + %.4g a year.", r.GroupFailures))
+	}
 	return out
 }
 
@@ -233,6 +236,9 @@ func short(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
+// ones says whether each backend is a group of its own.
+func ones(s Set) bool { return len(s.sizes()) > 0 && s.sizes()[0] == 1 }
+
 func inGroups(s Set) bool { return len(s.sizes()) > 0 && s.sizes()[0] > 1 }
 
 func assumptions(sh Shape, r Rates) []string {
@@ -252,6 +258,9 @@ func assumptions(sh Shape, r Rates) []string {
 		} else {
 			out = append(out, "Groups do not fail as a whole: only what is tolerated tells of them.")
 		}
+	}
+	if len(sh.Data.Groups) > 0 && len(sh.Meta.Groups) == 0 {
+		out = append(out, "The metadata backends have no groups: each is taken to fail alone.")
 	}
 	return append(out,
 		"Metadata and data do not depend on each other: together they lose as often as either.",

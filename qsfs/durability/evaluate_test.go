@@ -120,19 +120,18 @@ func TestRedundantGroupsCount(t *testing.T) {
 func TestCapacity(t *testing.T) {
 	t.Parallel()
 	const tib = int64(1) << 40
-	// 16 of 20 means total/16, and a part in a thousand for the formats.
+	// 16 of 20 means total/16, and headroom.
 	each := BackendSize(tib, 16, 20, 20, 1)
-	require.InEpsilon(t, tib/16, each, 0.001)
-	require.Greater(t, each, tib/16)
-	require.Equal(t, int64(65<<30), BackendSize(tib, 16, 20, 20, 1<<30), "rounded up to whole GiB")
-	require.InEpsilon(t, tib/32, BackendSize(tib, 16, 20, 40, 1), 0.001, "more backends are smaller")
+	require.InEpsilon(t, float64(tib)/16*1.05, each, 1e-9)
+	require.Equal(t, int64(68<<30), BackendSize(tib, 16, 20, 20, 1<<30), "rounded up to whole GiB")
+	require.InEpsilon(t, float64(tib)/32*1.05, BackendSize(tib, 16, 20, 40, 1), 1e-9, "more backends are smaller")
 	require.Zero(t, BackendSize(tib, 16, 20, 19, 1))
 	require.Zero(t, BackendSize(0, 16, 20, 20, 1))
 
 	sh := Shape{Data: Set{Needed: 16, Total: 20, Backends: 20}, Size: tib}.Sized(1 << 30)
 	rep, err := Evaluate(sh, DefaultRates())
 	require.NoError(t, err)
-	require.Equal(t, 20*int64(65<<30), rep.Capacity.Raw)
+	require.Equal(t, 20*int64(68<<30), rep.Capacity.Raw)
 	require.GreaterOrEqual(t, rep.Capacity.Usable, tib)
 	require.Less(t, rep.Capacity.Usable, tib+tib/25)
 	require.Less(t, rep.Capacity.Meta, int64(1<<30), "the default meta_size suffices for a terabyte")
