@@ -18,7 +18,7 @@ type failures struct {
 
 // mostStates is how many states the model with groups has at most; what lies
 // beyond them, many failures at a time, is taken for a loss.
-const mostStates = 256
+const mostStates = 160
 
 // chain is a Markov chain in continuous time: rate[i][j] a year from state i to
 // state j. State 0 is the beginning, the last one is loss and is never left.

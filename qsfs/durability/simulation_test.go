@@ -170,7 +170,7 @@ func TestPlanAgainstSimulation(t *testing.T) {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
 			model := p.set.report(p.rates).Any
-			sim := simulate(worldOf(p.set, p.rates), 12000, uint64(seed))
+			sim := simulate(worldOf(p.set, p.rates), 8000, uint64(seed))
 			t.Logf("mean years: model %.3f, simulation %.3f ± %.3f; within 1, 5, 10: %.4f %.4f %.4f, %.4f %.4f %.4f", model.MTTDL, sim.mean, sim.meanError,
 				model.Year.Loss, model.Five.Loss, model.Ten.Loss, sim.within[1], sim.within[5], sim.within[10])
 			require.Less(t, model.MTTDL, sim.mean+4*sim.meanError)
