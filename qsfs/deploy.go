@@ -22,6 +22,9 @@ type Plan struct {
 	specs []backend.Spec
 }
 
+// Specs are the backends that there are to be.
+func (p *Plan) Specs() []backend.Spec { return slices.Clone(p.specs) }
+
 // Changes counts the steps that are not merely kept.
 func (p *Plan) Changes() int {
 	n := 0
@@ -39,6 +42,22 @@ type specLister interface {
 	Specs() []backend.Spec
 }
 
+// wanter is a Provisioner that finds out which backends there are to be: those
+// that it has, whatever made them, and new ones.
+type wanter interface {
+	Wanted(ctx context.Context, meta, data int) ([]backend.Spec, error)
+}
+
+// batcher is a Provisioner that makes several at a time.
+type batcher interface {
+	Batch() int
+}
+
+// spender is a Provisioner whose backends cost money.
+type spender interface {
+	Costs() bool
+}
+
 // Specs are the backends that the configuration wants: those that it lists, or
 // four for metadata and expected_shards for data.
 func (s *System) Specs() []backend.Spec {
@@ -53,6 +72,12 @@ func (s *System) Specs() []backend.Spec {
 // a set, nothing was.
 func (s *System) wanted(ctx context.Context) ([]backend.Spec, error) {
 	specs := s.Specs()
+	if w, ok := s.opts.provisioner.(wanter); ok {
+		var err error
+		if specs, err = w.Wanted(ctx, backend.MetaBackends, s.cfg.ExpectedShards); err != nil {
+			return nil, err
+		}
+	}
 	given, err := s.configured(ctx)
 	if err != nil || len(given.Backends) == 0 {
 		return specs, err
@@ -137,17 +162,29 @@ func (e *DeployError) Hint() string {
 func (s *System) Deploy(ctx context.Context, p *Plan) ([]backend.Backend, error) {
 	var out []backend.Backend
 	var errs []error
-	for i, spec := range p.specs {
-		results, err := s.opts.provisioner.Provision(ctx, []backend.Spec{spec})
-		if err == nil && len(results) == 1 {
-			err = results[0].Err
+	size := 1
+	if b, ok := s.opts.provisioner.(batcher); ok {
+		size = b.Batch()
+	}
+	done := int64(0)
+	for specs := range slices.Chunk(p.specs, size) {
+		results, err := s.opts.provisioner.Provision(ctx, specs)
+		for i, spec := range specs {
+			failed := err
+			if i < len(results) && (results[i].Err != nil || err == nil) {
+				failed = results[i].Err
+			}
+			done++
+			s.opts.observer(Progress{Op: "deploy", Subject: spec.ID, Step: "backend", Done: done, Total: int64(len(p.specs)), Unit: "backends", Err: failed})
+			if failed != nil {
+				errs = append(errs, failed)
+				continue
+			}
+			out = append(out, results[i].Backend)
 		}
-		s.opts.observer(Progress{Op: "deploy", Subject: spec.ID, Step: "backend", Done: int64(i + 1), Total: int64(len(p.specs)), Unit: "backends", Err: err})
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		if err != nil && ctx.Err() != nil {
+			break
 		}
-		out = append(out, results[0].Backend)
 	}
 	if len(errs) > 0 {
 		return out, &DeployError{Failed: len(errs), Total: len(p.specs), Err: errors.Join(errs...)}

@@ -347,6 +347,9 @@ func (s *System) replaces(ctx context.Context) bool {
 	case "false":
 		return false
 	}
+	if m, ok := s.opts.provisioner.(spender); ok && m.Costs() {
+		return false // asked at the deploy, which writes true
+	}
 	if _, lister := s.opts.provisioner.(specLister); !lister {
 		return true
 	}

@@ -186,7 +186,7 @@ func TestMigrationFromVersion1(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	path := tempDB(t)
-	db, err := connect(path, false)
+	db, err := connect(path, Options{})
 	require.NoError(t, err)
 	b, err := newBase(db, DefaultTablePrefix, nil, systemClock())
 	require.NoError(t, err)
@@ -211,7 +211,7 @@ func TestMigrationFromVersion1(t *testing.T) {
 func TestMigrationIsWholeOrNotAtAll(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	db, err := connect(tempDB(t), false)
+	db, err := connect(tempDB(t), Options{})
 	require.NoError(t, err)
 	defer db.Close()
 	_, err = db.ExecContext(ctx, `CREATE TABLE qsfs_events (x)`) // in the way of version 2

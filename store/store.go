@@ -26,7 +26,10 @@ type Options struct {
 	RetryMin      time.Duration // delay after the first failure; zero means DefaultRetryMin
 	MaxEvents     int           // events that are kept; zero means 10,000
 	ReadOnly      bool          // for a look beside a running or dead daemon: nothing is checked, made, moved or written
-	Logger        *slog.Logger  // nil discards
+	// Durable has each change on the disk when its call returns. Without it a power
+	// cut may take the last ones back, as one.
+	Durable bool
+	Logger  *slog.Logger // nil discards
 }
 
 const defaultMaxEvents = 10_000
@@ -120,7 +123,7 @@ func (s *Store) load(ctx context.Context, o Options, c clock) (err error) {
 	if err := s.prepareFile(o.ReadOnly); err != nil {
 		return err
 	}
-	db, err := connect(s.path, o.ReadOnly)
+	db, err := connect(s.path, o)
 	if err != nil {
 		return err
 	}
@@ -171,10 +174,13 @@ func (s *Store) prepareFile(readOnly bool) error {
 	return nil
 }
 
-func connect(path string, readOnly bool) (*bun.DB, error) {
+func connect(path string, o Options) (*bun.DB, error) {
 	q := url.Values{"_txlock": {"immediate"}}
 	pragmas := []string{"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(ON)", "cache_size(-8192)"}
-	if readOnly {
+	if o.Durable {
+		pragmas[2] = "synchronous(FULL)"
+	}
+	if o.ReadOnly {
 		pragmas = []string{"busy_timeout(5000)", "query_only(1)"}
 		q.Set("mode", "ro")
 	}
