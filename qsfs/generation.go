@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
+	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zstor"
 	"github.com/threefoldtech/quantumd/engine/zstor/seal"
+	"github.com/threefoldtech/quantumd/qsfs/epoch"
 	"github.com/threefoldtech/quantumd/qsfs/generation"
 	"github.com/threefoldtech/quantumd/store"
 )
@@ -52,6 +55,32 @@ func (s *System) configured(ctx context.Context) (*generation.Set, error) {
 		}
 	}
 	return g, err
+}
+
+// Named gives the backends that the set's record names: those in use, and those that
+// were replaced and that objects may still name. It asks the metadata backends, and
+// fails with a [*QuorumError] where too few of them answer.
+func (s *System) Named(ctx context.Context) ([]backend.Backend, error) {
+	given, err := s.configured(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, err := s.engineOver(given)
+	if err != nil {
+		return nil, err
+	}
+	defer e.Close() //nolint:errcheck // nothing is under way
+	g, answered, err := s.generationOn(ctx, e)
+	if err == nil && answered < epoch.Quorum {
+		err = &QuorumError{What: "the set of backends", Answered: answered, Err: ctx.Err()}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if g == nil {
+		return given.List(), nil
+	}
+	return slices.Concat(g.List(), g.Left()), nil
 }
 
 // remembered is the newest set that SQLite knows; nil for none. It is sealed

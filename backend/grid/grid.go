@@ -35,7 +35,8 @@ type Options struct {
 	Connection         Connection // empty: mycelium
 	FarmGroups         bool       // each farm is a group of backends
 	MaxRetries         int        // rounds after the first in which failed ones go to other nodes
-	// MaxUSD bounds what new contracts of one call cost a month; zero: no bound.
+	// MaxUSD bounds what the new contracts of 30 days cost a month, those of Known left
+	// out; zero: no bound.
 	MaxUSD float64
 	// ReplaceUnreachable rents others where a node does not answer.
 	ReplaceUnreachable bool
@@ -219,26 +220,43 @@ func (p *Provisioner) Wanted(ctx context.Context, meta, data int) ([]backend.Spe
 		role  backend.Role
 		count int
 	}{{backend.Meta, meta}, {backend.Data, data}} {
-		had := map[string]bool{}
-		n := 0
-		for _, r := range w.rows {
-			had[r.ID] = true // an id is never given twice
-		}
-		for _, h := range w.held {
-			had[h.ID] = true
-			if h.Role == want.role && !h.Extra {
-				specs = append(specs, backend.Spec{ID: h.ID, Role: h.Role})
-				n++
-			}
-		}
-		for next := 0; n < want.count; next++ {
-			if id := fmt.Sprintf("%s%d", want.role, next); !had[id] {
-				specs = append(specs, backend.Spec{ID: id, Role: want.role})
-				n++
-			}
-		}
+		specs = append(specs, p.wanted(w, want.role, want.count)...)
 	}
 	return specs, nil
+}
+
+// wanted gives the specs of a role: those that the configuration lists, those that
+// the account pays for, then new ones. An id is never given twice.
+func (p *Provisioner) wanted(w *world, role backend.Role, count int) (specs []backend.Spec) {
+	had := map[string]bool{}
+	for _, r := range w.rows {
+		had[r.ID] = true
+	}
+	for _, b := range p.o.Known {
+		had[b.ID] = true
+		if b.Role == role && !b.Spare {
+			specs = append(specs, backend.Spec{ID: b.ID, Role: role, Group: b.Group})
+		}
+	}
+	for _, h := range w.held {
+		listed := slices.ContainsFunc(p.o.Known, func(b backend.Backend) bool { return b.ID == h.ID })
+		had[h.ID] = true
+		if h.Role == role && !h.Extra && !listed {
+			specs = append(specs, backend.Spec{ID: h.ID, Role: role})
+		}
+	}
+	for next := 0; len(specs) < count; next++ {
+		if id := fmt.Sprintf("%s%d", role, next); !had[id] {
+			specs = append(specs, backend.Spec{ID: id, Role: role})
+		}
+	}
+	return specs
+}
+
+// Rows gives what the journal knows of contracts that are not gone.
+func (p *Provisioner) Rows(ctx context.Context) ([]Row, error) {
+	rows, err := p.o.Journal.Rows(ctx)
+	return slices.DeleteFunc(rows, func(r Row) bool { return r.State == Gone }), err
 }
 
 // Health asks the backend.

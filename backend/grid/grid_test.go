@@ -285,6 +285,32 @@ func TestMostMoney(t *testing.T) {
 	require.Empty(t, e.j.rows)
 }
 
+// A daemon rents for so much, and what it has rented already counts.
+func TestStandingLimit(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, 20)
+	e.o.Known = e.provision()
+	e.o.MaxUSD = 0.11
+	results, err := e.provisioner().Provision(t.Context(), []backend.Spec{{ID: "data5", Role: backend.Data}})
+	require.NoError(t, err)
+	require.NoError(t, results[0].Err)
+	_, err = e.provisioner().Provision(t.Context(), []backend.Spec{{ID: "data6", Role: backend.Data}, {ID: "data7", Role: backend.Data}})
+	require.ErrorContains(t, err, "0.15 USD, and at most 0.11")
+	require.Equal(t, 10, e.f.made)
+}
+
+// What a configuration lists is counted, whoever runs it: nothing is rented beside it.
+func TestListedBackendsCount(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, 20)
+	for _, s := range shape {
+		e.o.Known = append(e.o.Known, backend.Backend{ID: s.ID, Role: s.Role, Namespace: "mine" + s.ID})
+	}
+	specs, err := e.provisioner().Wanted(t.Context(), 4, 5)
+	require.NoError(t, err)
+	require.Equal(t, shape, specs)
+}
+
 func TestRefusesNames(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"", "a_b", "a-b", "a b", "ä", "averyverylongname"} {

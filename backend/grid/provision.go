@@ -210,9 +210,7 @@ func (p *Provisioner) replaced(ctx context.Context, w *world, h Held) error {
 func (p *Provisioner) giveBack(ctx context.Context, w *world, h Held, why error) error {
 	r := w.rows[h.Contract.Name]
 	r.Name, r.ID, r.Role, r.Node, r.Contract, r.State = h.Contract.Name, h.ID, h.Role, h.Contract.Node, h.Contract.ID, Leaving
-	if r.Namespace == "" {
-		r.Namespace = h.Backend.Namespace
-	}
+	r.Namespace = namespaceOf(w.account.Twin, h.Contract)
 	if why != nil {
 		r.Error = why.Error()
 	}
@@ -230,7 +228,17 @@ func (p *Provisioner) giveBack(ctx context.Context, w *world, h Held, why error)
 // Retire cancels the contracts of backends; what they hold is lost. Those that
 // exist twice are cancelled wholly.
 func (p *Provisioner) Retire(ctx context.Context, ids ...string) error {
-	if len(ids) == 0 {
+	return p.cancel(ctx, len(ids), func(h Held) bool { return slices.Contains(ids, h.ID) })
+}
+
+// Cancel ends contracts of the deployment; what they hold is lost. Others are left
+// alone.
+func (p *Provisioner) Cancel(ctx context.Context, contracts ...uint64) error {
+	return p.cancel(ctx, len(contracts), func(h Held) bool { return slices.Contains(contracts, h.Contract.ID) })
+}
+
+func (p *Provisioner) cancel(ctx context.Context, asked int, fits func(Held) bool) error {
+	if asked == 0 {
 		return nil
 	}
 	end, err := p.begin(ctx)
@@ -244,7 +252,7 @@ func (p *Provisioner) Retire(ctx context.Context, ids ...string) error {
 	}
 	var errs []error
 	for _, h := range slices.Clone(w.held) {
-		if slices.Contains(ids, h.ID) {
+		if fits(h) {
 			errs = append(errs, p.giveBack(ctx, w, h, nil))
 		}
 	}

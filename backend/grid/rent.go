@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -79,10 +80,21 @@ func (r *renting) affordable(ctx context.Context) error {
 		}
 		total += r.prices[role]
 	}
+	total += r.spent()
 	if r.p.o.MaxUSD > 0 && total > r.p.o.MaxUSD {
 		return &Error{Kind: errTooDear, Msg: fmt.Sprintf("%.2f USD, and at most %.2f are allowed", total, r.p.o.MaxUSD), Remedy: "raise replace.max_cost_per_month, or replace by hand with `quantumd replace`"}
 	}
 	return nil
+}
+
+// spent is what was rented in the last 30 days beside what the configuration lists.
+func (r *renting) spent() (usd float64) {
+	for _, row := range r.w.rows {
+		if _, listed := r.p.configured(row.ID); !listed && row.State != Gone && time.Since(row.Changed) < 30*24*time.Hour {
+			usd += row.USD
+		}
+	}
+	return usd
 }
 
 // round makes one batch: each in the journal first, then all of them at once.

@@ -19,6 +19,8 @@ type Held struct {
 	ID       string
 	Role     backend.Role
 	Contract Contract
+	// Namespace is how the node names it, whether it answers or not.
+	Namespace string
 	// Backend has an address where that is known: from the journal, from the
 	// configuration or from its node.
 	Backend backend.Backend
@@ -77,7 +79,7 @@ func (p *Provisioner) look(ctx context.Context, read bool) (*world, error) {
 	}
 	for _, contract := range list {
 		if role, _, ok := parseName(contract.Name, p.o.Deployment, w.account.Twin); ok {
-			w.held = append(w.held, Held{ID: p.idOf(w, role, contract), Role: role, Contract: contract})
+			w.held = append(w.held, Held{ID: p.idOf(w, role, contract), Role: role, Contract: contract, Namespace: namespaceOf(w.account.Twin, contract)})
 		}
 	}
 	w.mark()

@@ -23,6 +23,7 @@ import (
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
+	"github.com/threefoldtech/quantumd/qsfs/ongrid"
 	"github.com/threefoldtech/quantumd/services"
 )
 
@@ -136,10 +137,14 @@ func (a *app) layout(cfg *config.Config) qsfs.Layout {
 }
 
 // provisioner chooses who knows the backends: local ones where they lie beside
-// the configuration (or, on system paths, in their folder), else the list.
+// the configuration (or, on system paths, in their folder), those of the grid where
+// it can rent, else the list.
 func (a *app) provisioner(cfg *config.Config) (backend.Provisioner, error) {
 	if p := a.localBeside(cfg); p != nil {
 		return p, nil
+	}
+	if ongrid.Uses(cfg) {
+		return a.grid(cfg, ongrid.Options{Standing: true})
 	}
 	list, err := cfg.BackendList()
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
+	"github.com/threefoldtech/quantumd/qsfs/ongrid"
 )
 
 type deployCmd struct {
@@ -26,6 +27,8 @@ type deployCmd struct {
 	Meta  int  `default:"4" help:"With --local: metadata backends (always 4)."`
 	Data  int  `default:"0" help:"With --local: data backends; 0: expected_shards."`
 	Force bool `help:"Replace the installed configuration of another deployment."`
+
+	ReplaceUnreachable bool `help:"On the grid: rent others where a node does not answer. The old contracts go on, and cost, until destroy --retired."`
 
 	// What local started, for those who stop it again.
 	backends *local.Provisioner
@@ -36,7 +39,10 @@ type deployCmd struct {
 func (deployCmd) Help() string {
 	return `Idempotent: a second call completes what the first could not.
   quantumd deploy --local --dir /srv/backends
-  quantumd deploy --config config.yaml --dry-run`
+  quantumd deploy --config config.yaml --dry-run
+On the ThreeFold Grid it shows nodes, prices and the balance, and asks before it rents.
+What exists is never rented again, also while its node does not answer.
+  MNEMONIC="…" NETWORK=main quantumd deploy --config config.yaml`
 }
 
 func (c *deployCmd) Run(ctx context.Context, a *app) error {
@@ -152,10 +158,7 @@ func (c *deployCmd) provisionLocal(ctx context.Context, a *app, cfg, placed *con
 	if err != nil {
 		return err
 	}
-	cfg.Backends = nil
-	for _, b := range list {
-		cfg.Backends = append(cfg.Backends, config.Backend{Role: b.Role, Address: b.Address.String(), Namespace: b.Namespace, Password: b.Password, Group: b.Group})
-	}
+	cfg.Backends = listed(list)
 	if err := writeConfig(a.target(), cfg); err != nil {
 		return err
 	}
@@ -230,8 +233,8 @@ func (c *deployCmd) listed(ctx context.Context, a *app) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	if len(cfg.Backends) == 0 {
-		return errors.New("backends on the ThreeFold Grid cannot be deployed by this version; list zdbs of your own under backends, or use --local")
+	if ongrid.Uses(cfg) {
+		return c.onGrid(ctx, a, raw, cfg)
 	}
 	if err := c.mayInstall(a, cfg); err != nil {
 		return err
@@ -360,6 +363,9 @@ func (c *deployCmd) query(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
+		if ongrid.Uses(cfg) {
+			return a.gridQuery(ctx, cfg)
+		}
 		p, err := a.provisioner(cfg)
 		if err != nil {
 			return err
@@ -377,19 +383,30 @@ func (c *deployCmd) query(ctx context.Context, a *app) error {
 }
 
 type destroyCmd struct {
-	Local bool `help:"The backends on this machine."`
-	Force bool `help:"Also when something that was written is not on the backends."`
+	Local   bool   `help:"The backends on this machine."`
+	Force   bool   `help:"Also when something that was written is not on the backends."`
+	Retired bool   `help:"On the grid: only contracts that are in no use any more."`
+	Name    string `placeholder:"NAME" help:"On the grid, with --yes: the name that would have to be typed."`
 }
 
 // Help shows examples.
 func (destroyCmd) Help() string {
 	return `  quantumd destroy --local --dir /srv/backends --dry-run
-  quantumd destroy --local --dir /srv/backends --yes`
+  quantumd destroy --local --dir /srv/backends --yes
+  quantumd destroy --retired
+  quantumd destroy --name DEPLOYMENT --yes`
 }
 
 func (c *destroyCmd) Run(ctx context.Context, a *app) error {
 	if !c.Local {
-		return &usageError{errors.New("only local backends can be destroyed by this version: give --local; zdbs that you run yourself are yours to remove")}
+		cfg, err := a.loadConfig(true)
+		if err != nil {
+			return err
+		}
+		if !ongrid.Uses(cfg) {
+			return &usageError{errors.New("give --local for backends on this machine; zdbs that you run yourself are yours to remove, and for the grid mnemonic, network and deployment_name have to be set")}
+		}
+		return c.onGrid(ctx, a, cfg)
 	}
 	cfg, err := config.Load(a.target(), a.configOptions(true)...)
 	if errors.Is(err, config.ErrNoConfig) {

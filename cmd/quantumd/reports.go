@@ -190,6 +190,9 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 	if err := c.mayInstall(ctx, a, cfg); err != nil {
 		return err
 	}
+	if err := a.findOnGrid(ctx, cfg); err != nil {
+		return err
+	}
 	p, err := a.provisioner(cfg)
 	if err != nil {
 		return err
@@ -213,7 +216,7 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	if !a.globals.DryRun && a.globals.Dir == "" {
-		if err := c.install(ctx, a); err != nil {
+		if err := c.install(ctx, a, cfg); err != nil {
 			return fmt.Errorf("the tree is here, and its service is not: %w", err)
 		}
 	}
@@ -245,12 +248,16 @@ func (c *restoreCmd) mayInstall(ctx context.Context, a *app, cfg *config.Config)
 
 // install makes a restored system on system paths this machine's own: its
 // configuration, its service, its mount.
-func (c *restoreCmd) install(ctx context.Context, a *app) error {
-	if !sameFile(a.configPath(), a.target()) {
-		raw, err := config.Load(a.configPath(), a.configOptions(true)...)
-		if err != nil {
-			return err
-		}
+func (c *restoreCmd) install(ctx context.Context, a *app, cfg *config.Config) error {
+	raw, err := config.Load(a.configPath(), a.configOptions(true)...)
+	if err != nil {
+		return err
+	}
+	found := len(raw.Backends) == 0 && len(cfg.Backends) > 0
+	if found {
+		raw.Backends = cfg.Backends
+	}
+	if found || !sameFile(a.configPath(), a.target()) {
 		if err := writeConfig(a.target(), raw); err != nil {
 			return err
 		}
@@ -258,6 +265,6 @@ func (c *restoreCmd) install(ctx context.Context, a *app) error {
 	installed := *a
 	installed.globals.Config = ""
 	installed.environ = append(slices.Clone(a.environ), "QUANTUMD_CONFIG=")
-	_, _, err := installed.setup(ctx, "", false, false)
+	_, _, err = installed.setup(ctx, "", false, false)
 	return err
 }
