@@ -276,11 +276,17 @@ func (c *deployCmd) mayInstall(a *app, cfg *config.Config) error {
 		return err
 	}
 	oldKey, oldErr := old.Key()
+	if oldErr != nil { // its key may come by the environment, as the new one's does
+		if old, err = config.Load(a.target(), a.configOptions(true)...); err != nil {
+			return err
+		}
+		oldKey, oldErr = old.Key()
+	}
 	newKey, err := cfg.Key()
 	if err != nil {
 		return err
 	}
-	if oldErr == nil && bytes.Equal(oldKey, newKey) {
+	if oldErr == nil && bytes.Equal(oldKey, newKey) && (old.DeploymentName == "" || old.DeploymentName == cfg.DeploymentName) {
 		return nil
 	}
 	return &usageError{fmt.Errorf("%s is the configuration of another deployment; move it away, or replace it with --force", a.target())}

@@ -22,6 +22,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
 
+	"github.com/threefoldtech/quantumd/backend/grid/gridtest"
+
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/engine/zdbfs/mount"
 	"github.com/threefoldtech/quantumd/engine/zstor"
@@ -34,6 +36,7 @@ func TestMain(m *testing.M) {
 		main()
 	}
 	_ = flag.Set("test.parallel", "6") // they wait more than they compute; a flag given wins
+	gridSDK = gridtest.Open            // proxy_url names one
 	testscript.Main(m, map[string]func(){"quantumd": mainOrBroken})
 }
 
