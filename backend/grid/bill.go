@@ -22,7 +22,7 @@ type Item struct {
 }
 
 func (i Item) String() string {
-	return fmt.Sprintf("%d GiB on node %d, farm %d, %s, %.2f USD a month", i.Size/GiB, i.Node, i.Farm, i.Country, i.USD)
+	return fmt.Sprintf("%d GiB on node %d, farm %d, %s, %.3f USD a month", i.Size/GiB, i.Node, i.Farm, i.Country, i.USD)
 }
 
 // Bill says what a Provision would rent. Where a node refuses another one is taken.
