@@ -34,6 +34,9 @@ type Bill struct {
 	USD     float64 `json:"usd"`     // what the items cost a month
 	Dearest float64 `json:"dearest"` // USD a month of the dearest kind of backend: what one replacement may cost
 	Months  float64 `json:"months"`  // that the balance lasts for the items alone; zero: unknown
+	// Farms counts the backends of a role by farm, those that are there and the items;
+	// farm 0: where the journal does not know.
+	Farms map[backend.Role]map[uint64]int `json:"farms"`
 	// Warnings are in words: what looks safe and is not.
 	Warnings []string `json:"warnings"`
 }
@@ -62,10 +65,13 @@ func (p *Provisioner) Bill(ctx context.Context, specs []backend.Spec) (*Bill, er
 }
 
 func (p *Provisioner) bill(ctx context.Context, w *world, specs []backend.Spec) (*Bill, error) {
-	b := &Bill{Account: w.account, Items: []Item{}, Held: len(w.held), Warnings: []string{}}
+	b := &Bill{Account: w.account, Items: []Item{}, Held: len(w.held), Warnings: []string{}, Farms: map[backend.Role]map[uint64]int{}}
 	for _, h := range w.held {
 		if h.Err != nil {
 			b.Silent++
+		}
+		if !h.Extra {
+			b.count(h.Role, w.rows[h.Contract.Name].Farm)
 		}
 	}
 	for _, role := range []backend.Role{backend.Meta, backend.Data} {
@@ -93,28 +99,37 @@ func (p *Provisioner) bill(ctx context.Context, w *world, specs []backend.Spec) 
 			}
 			b.Items = append(b.Items, Item{ID: m.ID, Role: role, Node: n.ID, Farm: n.Farm, Country: n.Country, Size: p.size(role), USD: price})
 			b.USD += price
+			b.count(role, n.Farm)
 		}
-		b.Warnings = append(b.Warnings, s.warnings(role)...)
 	}
+	b.warn()
 	if b.USD > 0 && w.account.TFTPrice > 0 {
 		b.Months = w.account.TFT * w.account.TFTPrice / b.USD
 	}
 	return b, nil
 }
 
-// warnings say what one loss takes with it.
-func (s *spread) warnings(role backend.Role) (out []string) {
-	total := 0
-	for _, n := range s.farms {
-		total += n
+func (b *Bill) count(role backend.Role, farm uint64) {
+	if b.Farms[role] == nil {
+		b.Farms[role] = map[uint64]int{}
 	}
-	for farm, n := range s.farms {
-		if n > 1 {
-			out = append(out, fmt.Sprintf("%d of %d %s backends are in farm %d: they may be lost together", n, total, role, farm))
+	b.Farms[role][farm]++
+}
+
+// warn says what one loss takes with it.
+func (b *Bill) warn() {
+	for role, farms := range b.Farms {
+		total := 0
+		for _, n := range farms {
+			total += n
+		}
+		for farm, n := range farms {
+			if farm != 0 && n > 1 {
+				b.Warnings = append(b.Warnings, fmt.Sprintf("%d of %d %s backends are in farm %d: they may be lost together", n, total, role, farm))
+			}
 		}
 	}
-	slices.Sort(out)
-	return out
+	slices.Sort(b.Warnings)
 }
 
 // spread begins a choice of nodes for a role: where backends of it are counts, and

@@ -158,7 +158,7 @@ func (c *deployCmd) provisionLocal(ctx context.Context, a *app, cfg, placed *con
 	if err != nil {
 		return err
 	}
-	cfg.Backends = listed(list)
+	cfg.Backends = asListed(list)
 	if err := writeConfig(a.target(), cfg); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
+	"github.com/threefoldtech/quantumd/qsfs/durability"
 	"github.com/threefoldtech/quantumd/qsfs/ongrid"
 )
 
@@ -40,7 +41,36 @@ func (a *app) observeGrid(p grid.Progress) {
 // gridPlan is what a deploy on the grid would do.
 type gridPlan struct {
 	*qsfs.Plan
-	Bill *grid.Bill `json:"bill"`
+	Bill       *grid.Bill         `json:"bill"`
+	Durability *durability.Report `json:"durability"` // with each farm as a group
+}
+
+// worth says what a deployment is worth with its farms as groups; nil where not all
+// farms are known.
+func worth(cfg *config.Config, bill *grid.Bill) *durability.Report {
+	rates := durability.DefaultRates()
+	rates.MaxPerDay = cfg.Replace.MaxPerDay
+	set := func(role backend.Role) (s durability.Set, known bool) {
+		known = len(bill.Farms[role]) > 0
+		for farm, n := range bill.Farms[role] {
+			s.Groups = append(s.Groups, durability.Group{Name: fmt.Sprintf("farm%d", farm), Backends: n})
+			known = known && farm != 0
+		}
+		s.Supply = true
+		return s, known
+	}
+	data, known := set(backend.Data)
+	data.Needed, data.Total = cfg.MinShards, cfg.ExpectedShards
+	data.RedundantGroups, data.RedundantNodes = cfg.RedundantGroups, cfg.RedundantNodes
+	meta, alsoKnown := set(backend.Meta)
+	if !known || !alsoKnown {
+		return nil
+	}
+	r, err := durability.Evaluate(durability.Shape{Data: data, Meta: meta, Size: int64(cfg.TotalStorageSize), DataFile: int64(cfg.ZdbDataSize)}, rates)
+	if err != nil {
+		return nil
+	}
+	return &r
 }
 
 // onGrid rents what is missing, and writes the configuration that names it.
@@ -67,24 +97,24 @@ func (c *deployCmd) onGrid(ctx context.Context, a *app, raw, cfg *config.Config)
 		return err
 	}
 	if a.globals.DryRun {
-		return a.print(gridPlan{plan, bill}, func() { a.printBill(plan, bill, a.printf) })
+		return a.print(gridPlan{plan, bill, worth(cfg, bill)}, func() { a.printBill(cfg, plan, bill, a.printf) })
 	}
-	if err := c.agree(a, raw, plan, bill); err != nil {
+	if err := c.agree(a, cfg, raw, plan, bill); err != nil {
 		return err
 	}
 	list, err := sys.Deploy(ctx, plan)
 	if err != nil {
 		return err
 	}
-	raw.Backends, cfg.Backends = listed(list), listed(list)
+	raw.Backends, cfg.Backends = asListed(list), asListed(list)
 	if err := errors.Join(writeConfig(a.target(), raw), a.writeZstorConfig(ctx, sys, cfg)); err != nil {
 		return err
 	}
 	return c.report(ctx, a, cfg, p)
 }
 
-// listed gives backends as a configuration lists them.
-func listed(list []backend.Backend) []config.Backend {
+// asListed gives backends as a configuration lists them.
+func asListed(list []backend.Backend) []config.Backend {
 	var out []config.Backend
 	for _, b := range list {
 		out = append(out, config.Backend{ID: b.ID, Role: b.Role, Address: b.Address.String(), Namespace: b.Namespace, Password: b.Password, Group: b.Group, Spare: b.Spare})
@@ -94,11 +124,11 @@ func listed(list []backend.Backend) []config.Backend {
 
 // agree asks before money is spent; and whether lost backends are to be replaced
 // later without asking.
-func (c *deployCmd) agree(a *app, raw *config.Config, plan *qsfs.Plan, bill *grid.Bill) error {
+func (c *deployCmd) agree(a *app, cfg, raw *config.Config, plan *qsfs.Plan, bill *grid.Bill) error {
 	if len(bill.Items) == 0 {
 		return nil
 	}
-	a.printBill(plan, bill, a.notef)
+	a.printBill(cfg, plan, bill, a.notef)
 	if err := a.confirm(fmt.Sprintf("Rent these %d backends for %.2f USD a month?", len(bill.Items), bill.USD), ""); err != nil {
 		return err
 	}
@@ -112,12 +142,17 @@ func (c *deployCmd) agree(a *app, raw *config.Config, plan *qsfs.Plan, bill *gri
 	return nil
 }
 
-func (a *app) printBill(plan *qsfs.Plan, bill *grid.Bill, say func(string, ...any)) {
+func (a *app) printBill(cfg *config.Config, plan *qsfs.Plan, bill *grid.Bill, say func(string, ...any)) {
 	for _, s := range plan.Steps {
 		say("%-7s %-5s %-10s %s", s.Action, s.Role, s.ID, s.Detail)
 	}
 	for _, w := range bill.Warnings {
 		say("warning: %s", w)
+	}
+	if r := worth(cfg, bill); r != nil {
+		say("data: %s", r.Data.Words)
+		say("metadata: %s", r.Meta.Words)
+		say("nothing is lost within a year with %.1f nines, each farm taken as one group; `quantumd plan` has the model", r.Both.Year.Nines)
 	}
 	if bill.Silent > 0 {
 		say("%d backends exist and their nodes do not answer: nothing is rented in their place", bill.Silent)
@@ -216,7 +251,7 @@ func (a *app) findOnGrid(ctx context.Context, cfg *config.Config) error {
 	if len(found) == 0 {
 		return &codeError{code: exitFailed, err: fmt.Errorf("the account has no backends of %q on the network %s: check deployment_name, network and mnemonic", cfg.DeploymentName, cfg.Network)}
 	}
-	cfg.Backends = listed(found)
+	cfg.Backends = asListed(found)
 	return nil
 }
 
@@ -289,7 +324,7 @@ func (a *app) retired(ctx context.Context, cfg *config.Config, p *grid.Provision
 	if len(found.Backends) == 0 {
 		for _, h := range held {
 			if h.Err == nil && !h.Extra {
-				found.Backends = append(found.Backends, listed([]backend.Backend{h.Backend})...)
+				found.Backends = append(found.Backends, asListed([]backend.Backend{h.Backend})...)
 			}
 		}
 	}
