@@ -406,10 +406,10 @@ func (destroyCmd) Help() string {
 func (c *destroyCmd) Run(ctx context.Context, a *app) error {
 	if !c.Local {
 		cfg, err := a.loadConfig(true)
-		if err != nil {
+		if err != nil && !errors.Is(err, config.ErrNoConfig) {
 			return err
 		}
-		if !ongrid.Uses(cfg) {
+		if err != nil || !ongrid.Uses(cfg) {
 			return &usageError{errors.New("give --local for backends on this machine; zdbs that you run yourself are yours to remove, and for the grid mnemonic, network and deployment_name have to be set")}
 		}
 		return c.onGrid(ctx, a, cfg)
