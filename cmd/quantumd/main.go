@@ -60,6 +60,9 @@ func run(args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int 
 	if len(args) > 0 && args[0] == "zdb" { // its exit code tells which signal ended it
 		return runZdb(context.Background(), a, args[1:])
 	}
+	if len(args) > 0 && args[0] == gridSDKCommand { // its parent tells it when to end, no signal
+		return runGridSDK(a)
+	}
 	ctx, stop := untilSignal(context.Background())
 	defer stop()
 	if len(args) > 0 && components[args[0]] != nil && (args[0] != "supervise" || ofOneService(args[1:])) {

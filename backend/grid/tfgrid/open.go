@@ -1,6 +1,5 @@
 //go:build !nogrid
 
-// Package tfgrid opens the ThreeFold Grid through tfgrid-sdk-go.
 package tfgrid
 
 import (
@@ -8,11 +7,11 @@ import (
 
 	"github.com/threefoldtech/quantumd/backend/grid"
 	"github.com/threefoldtech/quantumd/backend/grid/internal/sdk"
-	"github.com/threefoldtech/quantumd/backend/grid/sdkprocess"
 )
 
-// Options say which account of which network.
-type Options = sdkprocess.Options
+// Built says whether the SDK is in this program.
+const Built = true
 
-// Open connects to the grid.
+// Open connects to chain, relay and proxy, which takes a minute at worst. The
+// mnemonic is checked before anybody is asked. No error has it in its text.
 func Open(ctx context.Context, o Options) (grid.Client, error) { return sdk.Open(ctx, o) }
