@@ -30,6 +30,7 @@ type fake struct {
 	broken  func(node uint32) error                          // of a made zdb
 	down    func(node uint32) bool                           // the node does not answer
 	silent  func(node uint32) bool                           // its zdb is not reached
+	small   func(node uint32) bool                           // its zdb has not the room
 	index   func(c grid.Contract) bool                       // whether the index lists it
 	crash   func(n int, q grid.Request) (made bool, at bool) // the SDK's process ends at the nth request
 	asked   int
@@ -162,7 +163,11 @@ func (f *fake) Dial(_ context.Context, b backend.Backend) (backend.Conn, error) 
 			if b.Password != c.q.Password {
 				return nil, backend.ErrAccess
 			}
-			return conn{role: c.q.Role}, nil
+			limit := c.q.Size
+			if f.small != nil && f.small(c.Node) {
+				limit /= 2
+			}
+			return conn{role: c.q.Role, limit: limit}, nil
 		}
 	}
 	return nil, &backend.UnreachableError{Address: b.Address, Err: errors.New("no route")}
@@ -170,11 +175,12 @@ func (f *fake) Dial(_ context.Context, b backend.Backend) (backend.Conn, error) 
 
 type conn struct {
 	backend.Conn
-	role backend.Role
+	role  backend.Role
+	limit int64
 }
 
 func (c conn) Info(context.Context) (backend.NamespaceInfo, error) {
-	return backend.NamespaceInfo{Sequential: c.role == backend.Data}, nil
+	return backend.NamespaceInfo{Sequential: c.role == backend.Data, Limit: c.limit}, nil
 }
 func (conn) Close() error { return nil }
 

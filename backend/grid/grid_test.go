@@ -79,7 +79,7 @@ func TestPlanIsKept(t *testing.T) {
 
 func TestOtherNodesAreTried(t *testing.T) {
 	t.Parallel()
-	e := newEnv(t, 12)
+	e := newEnv(t, 16)
 	e.f.refuse = func(q grid.Request) error {
 		if q.Node%4 == 1 {
 			return &grid.Error{Kind: grid.ErrCapacity, Msg: "no more free devices found"}
@@ -92,8 +92,12 @@ func TestOtherNodesAreTried(t *testing.T) {
 		}
 		return nil
 	}
+	e.f.small = func(node uint32) bool { return node == 3 }
 	e.provision()
 	require.Len(t, e.f.contracts, 9, "those that do not work are given back")
+	for _, c := range e.f.contracts {
+		require.NotContains(t, []uint32{1, 2, 3, 5, 9}, c.Node)
+	}
 
 	e.o.Choice.Farms = []uint64{1}
 	e.o.Deployment = "other"

@@ -132,7 +132,7 @@ func (p *Provisioner) existing(ctx context.Context, w *world, s backend.Spec) (b
 		if b.Role != s.Role {
 			return b, fmt.Errorf("%s: asked for with the role %s: %w", b, s.Role, backend.ErrMode)
 		}
-		return b, p.answers(ctx, b)
+		return b, p.answers(ctx, b, false)
 	}
 	h, ok := w.find(s.ID)
 	if !ok {
@@ -160,14 +160,15 @@ func (p *Provisioner) existing(ctx context.Context, w *world, s backend.Spec) (b
 	default:
 		return h.Backend, h.Err
 	}
-	if err := p.answers(ctx, h.Backend); err != nil {
+	if err := p.answers(ctx, h.Backend, false); err != nil {
 		return h.Backend, err
 	}
 	return h.Backend, p.ready(ctx, w, *h)
 }
 
-// answers says whether a backend is reached, lets us in and has its mode.
-func (p *Provisioner) answers(ctx context.Context, b backend.Backend) error {
+// answers says whether a backend is reached, lets us in and has its mode; a fresh one
+// also whether it has the room that was rented.
+func (p *Provisioner) answers(ctx context.Context, b backend.Backend, fresh bool) error {
 	conn, err := p.o.Dialer.Dial(ctx, b)
 	if err != nil {
 		return err
@@ -180,6 +181,9 @@ func (p *Provisioner) answers(ctx context.Context, b backend.Backend) error {
 	if info.Sequential != (b.Role == backend.Data) {
 		return fmt.Errorf("%s: %w", b, backend.ErrMode)
 	}
+	if size := p.size(b.Role); fresh && (info.Limit > 0 && info.Limit < size || info.Free > 0 && info.Free < size/2) {
+		return &Error{Kind: ErrWorkload, Msg: fmt.Sprintf("%s has a limit of %d bytes and %d free on its disk, and %d were rented", b, info.Limit, info.Free, size)}
+	}
 	return nil
 }
 
@@ -188,8 +192,8 @@ func (p *Provisioner) reached(ctx context.Context, b backend.Backend) error {
 	limited, cancel := context.WithTimeout(ctx, p.o.Reach)
 	defer cancel()
 	for {
-		err := p.answers(limited, b)
-		if err == nil || errors.Is(err, backend.ErrMode) || errors.Is(err, backend.ErrAccess) {
+		err := p.answers(limited, b, true)
+		if err == nil || errors.Is(err, backend.ErrMode) || errors.Is(err, backend.ErrAccess) || errors.Is(err, ErrWorkload) {
 			return err
 		}
 		if p.pause(limited) != nil {

@@ -96,6 +96,13 @@ func (c *deployCmd) onGrid(ctx context.Context, a *app, raw, cfg *config.Config)
 	if err != nil {
 		return err
 	}
+	if len(bill.Items) > 0 {
+		if err := grid.CheckLocal(grid.Connection(cfg.ZdbConnectionType)); err != nil && !a.globals.DryRun {
+			return err
+		} else if err != nil {
+			bill.Warnings = append(bill.Warnings, err.Error()+": nothing can be rented from here")
+		}
+	}
 	if a.globals.DryRun {
 		return a.print(gridPlan{plan, bill, worth(cfg, bill)}, func() { a.printBill(cfg, plan, bill, a.printf) })
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -38,7 +39,7 @@ password: secretpassword
 proxy_url: %s
 zdb_connection_type: any
 farms: [1, 2, 3, 4, 5]
-total_storage_size: 30G
+total_storage_size: 6G
 min_shards: 3
 expected_shards: 5
 %s`, u.g.URL(), more)), 0o600))
@@ -340,7 +341,7 @@ func TestGridReferencesDeployment(t *testing.T) {
 			role = backend.Data
 		}
 		name := fmt.Sprintf("demo_%d_%s_%d", gridtest.Twin, role, n+1)
-		list = append(list, grid.Request{Name: name, Project: "vm/" + name, Node: n + 1, Role: role, Size: 11 * grid.GiB, Password: "secretpassword"})
+		list = append(list, grid.Request{Name: name, Project: "vm/" + name, Node: n + 1, Role: role, Size: 3 * grid.GiB, Password: "secretpassword"})
 	}
 	for _, one := range list {
 		made, err := c.Deploy(t.Context(), []grid.Request{one})
@@ -357,4 +358,22 @@ func TestGridReferencesDeployment(t *testing.T) {
 	u.read(second, "a", 1<<20)
 	u.q(0, "destroy", "-c", u.conf, "--dir", second, "--yes", "--name", "demo", "--force")
 	u.alive(0)
+}
+
+// A machine without mycelium is told so before anything is rented.
+func TestGridWithoutMycelium(t *testing.T) {
+	t.Parallel()
+	var local *grid.LocalError
+	if err := grid.CheckLocal(grid.Mycelium); !errors.As(err, &local) {
+		t.Skip("this machine has mycelium")
+	}
+	u := newOnGrid(t, "")
+	text, err := os.ReadFile(u.conf)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(u.conf, bytes.Replace(text, []byte("zdb_connection_type: any\n"), nil, 1), 0o600))
+	dir := filepath.Join(u.dir, "q")
+	require.Contains(t, u.q(0, "deploy", "-c", u.conf, "--dir", dir, "--dry-run"), "warning: grid: this machine has no mycelium")
+	out := u.q(1, "deploy", "-c", u.conf, "--dir", dir, "--yes")
+	require.Contains(t, out, "ip -6 addr")
+	require.Zero(t, u.g.Counts().Created)
 }
