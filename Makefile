@@ -24,7 +24,7 @@ export SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 PACKAGE_VERSION := $(or $(patsubst v%,%,$(VERSION)),0.0.0~git$(shell date -u -d @$(SOURCE_DATE_EPOCH) +%Y%m%d%H%M%S)$(if $(COMMIT),.$(COMMIT)))
 IMAGE_TAG := $(subst ~,-,$(PACKAGE_VERSION))
 
-.PHONY: help build demo test test-all lint bench screenshots install dist deb image reproducible clean go-is-there
+.PHONY: help build demo test test-all lint bench screenshots install dist deb image reproducible sizes clean go-is-there
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -111,6 +111,9 @@ image: dist ## dist/quantumd-image_VERSION_ARCH.tar, on scratch, for `docker loa
 
 reproducible: go-is-there ## Build twice in different folders and compare every byte of binaries, packages and images.
 	sh scripts/reproducible.sh
+
+sizes: go-is-there ## Sizes and build times with the grid's SDK and without it; takes minutes.
+	@sh scripts/sizes.sh
 
 clean: ## Remove what build made.
 	rm -rf bin dist cmd/quantumd/quantumd-hook

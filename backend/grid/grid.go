@@ -38,6 +38,8 @@ type Options struct {
 	// MaxUSD bounds what the new contracts of 30 days cost a month, those of Known left
 	// out; zero: no bound.
 	MaxUSD float64
+	// Hangup ends the connection after each call: a daemon needs it once in months.
+	Hangup bool
 	// ReplaceUnreachable rents others where a node does not answer.
 	ReplaceUnreachable bool
 
@@ -126,6 +128,11 @@ func (p *Provisioner) begin(ctx context.Context) (end func(), err error) {
 		return nil, err
 	}
 	return func() {
+		if p.o.Hangup {
+			if err := p.Close(); err != nil {
+				p.log.Warn("the connection to the grid did not end well", "err", err)
+			}
+		}
 		done()
 		p.turn.Unlock()
 	}, nil

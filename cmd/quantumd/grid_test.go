@@ -377,3 +377,24 @@ func TestGridWithoutMycelium(t *testing.T) {
 	require.Contains(t, out, "ip -6 addr")
 	require.Zero(t, u.g.Counts().Created)
 }
+
+// The SDK panics where the chain does not tell the ids of what it made: that ends the
+// SDK's process and nothing else, and what was made is found and used.
+func TestGridSDKPanics(t *testing.T) {
+	t.Parallel()
+	for at := range 3 {
+		t.Run(fmt.Sprint(at), func(t *testing.T) {
+			t.Parallel()
+			u := newOnGrid(t, "")
+			dir := filepath.Join(u.dir, "q")
+			u.g.LoseIDs(at)
+			u.g.Lag(true)
+			if out, code := u.run(t.Context(), "deploy", "-c", u.conf, "--dir", dir, "--yes"); code != 0 {
+				require.NotContains(t, out, "goroutine ", "a panic is nothing for people")
+				u.q(0, "deploy", "-c", u.conf, "--dir", dir, "--yes")
+			}
+			u.alive(9)
+			u.write(dir, "a", 1<<20)
+		})
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -108,6 +109,11 @@ func (v *validator) sizes() {
 	}
 	if c.Replace.MaxPerDay < 0 {
 		v.bad("replace.max_per_day", fmt.Sprintf("%d is negative", c.Replace.MaxPerDay), "write zero for no limit, or more")
+	}
+	if text := c.Replace.MaxCostPerMonth; text != "" {
+		if usd, err := strconv.ParseFloat(text, 64); err != nil || !(usd > 0) || math.IsInf(usd, 0) {
+			v.bad("replace.max_cost_per_month", shown(text)+" is not an amount of US dollars", "write a number such as 2.50, or leave it empty for no limit")
+		}
 	}
 }
 

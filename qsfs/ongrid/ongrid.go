@@ -29,8 +29,9 @@ import (
 type Options struct {
 	Open               func(ctx context.Context) (grid.Client, error)
 	ReplaceUnreachable bool // rent others where a node does not answer
-	// Standing bounds what is rented by replace.max_cost_per_month: for a daemon, which
-	// nobody asks.
+	// Standing is for a daemon, which nobody asks and which rents once in months: what
+	// is rented is bounded by replace.max_cost_per_month, and the connection to the
+	// grid ends after each call.
 	Standing bool
 	Observe  func(grid.Progress) // may be nil
 	Dialer   backend.Dialer      // nil: over TCP
@@ -64,7 +65,7 @@ func New(cfg *config.Config, layout qsfs.Layout, o Options) (*grid.Provisioner, 
 		Connection: grid.Connection(cfg.ZdbConnectionType), FarmGroups: cfg.RedundantGroups > 0, MaxRetries: cfg.MaxDeploymentRetries,
 		ReplaceUnreachable: o.ReplaceUnreachable, Observe: o.Observe, Dialer: o.Dialer, Reach: o.Reach, Settle: o.Settle, Pause: o.Pause, Logger: o.Logger,
 	}
-	if o.Standing {
+	if g.Hangup = o.Standing; o.Standing {
 		if g.MaxUSD, err = monthly(cfg); err != nil {
 			return nil, err
 		}
