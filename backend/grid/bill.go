@@ -74,17 +74,18 @@ func (p *Provisioner) bill(ctx context.Context, w *world, specs []backend.Spec) 
 			b.count(h.Role, w.rows[h.Contract.Name].Farm)
 		}
 	}
+	for _, s := range p.missing(w, specs) {
+		if err := checkSpec(s); err != nil {
+			return nil, err
+		}
+	}
 	for _, role := range []backend.Role{backend.Meta, backend.Data} {
 		price, err := w.client.Price(ctx, p.size(role), p.o.Choice.Certified)
 		if err != nil {
 			return nil, err
 		}
 		b.Dearest = max(b.Dearest, price)
-		missing := slices.DeleteFunc(slices.Clone(specs), func(s backend.Spec) bool {
-			_, held := w.find(s.ID)
-			_, known := p.configured(s.ID)
-			return held || known || s.Role != role
-		})
+		missing := slices.DeleteFunc(p.missing(w, specs), func(s backend.Spec) bool { return s.Role != role })
 		if len(missing) == 0 {
 			continue
 		}
@@ -93,11 +94,15 @@ func (p *Provisioner) bill(ctx context.Context, w *world, specs []backend.Spec) 
 			return nil, err
 		}
 		for _, m := range missing {
-			n, ok := s.next(p.size(role))
-			if !ok {
-				return nil, &NoNodeError{ID: m.ID, Role: role, Size: p.size(role)}
+			size := p.sizeOf(m)
+			if price, err = w.client.Price(ctx, size, p.o.Choice.Certified); err != nil {
+				return nil, err
 			}
-			b.Items = append(b.Items, Item{ID: m.ID, Role: role, Node: n.ID, Farm: n.Farm, Country: n.Country, Size: p.size(role), USD: price})
+			n, ok := s.next(size)
+			if !ok {
+				return nil, &NoNodeError{ID: m.ID, Role: role, Size: size}
+			}
+			b.Items = append(b.Items, Item{ID: m.ID, Role: role, Node: n.ID, Farm: n.Farm, Country: n.Country, Size: size, USD: price})
 			b.USD += price
 			b.count(role, n.Farm)
 		}
@@ -107,6 +112,15 @@ func (p *Provisioner) bill(ctx context.Context, w *world, specs []backend.Spec) 
 		b.Months = w.account.TFT * w.account.TFTPrice / b.USD
 	}
 	return b, nil
+}
+
+// missing are the specs that nothing is there for.
+func (p *Provisioner) missing(w *world, specs []backend.Spec) []backend.Spec {
+	return slices.DeleteFunc(slices.Clone(specs), func(s backend.Spec) bool {
+		_, held := w.find(s.ID)
+		_, known := p.configured(s.ID)
+		return held || known
+	})
 }
 
 func (b *Bill) count(role backend.Role, farm uint64) {

@@ -189,13 +189,28 @@ type memory struct {
 	mu   sync.Mutex
 	rows []grid.Row
 	busy bool
+	no   int // turns that were refused
+}
+
+func (m *memory) refused() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.no
 }
 
 func (m *memory) Begin(context.Context) (func(), error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.busy {
+		m.no++
 		return nil, grid.ErrBusy
 	}
-	return func() {}, nil
+	m.busy = true
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.busy = false
+	}, nil
 }
 
 func (m *memory) Save(_ context.Context, r grid.Row) error {
@@ -224,7 +239,7 @@ func newEnv(t *testing.T, nodes int) *env {
 	return &env{t: t, f: f, j: j, o: grid.Options{
 		Deployment: "demo", Open: func(context.Context) (grid.Client, error) { return f, nil }, Journal: j, Password: "pw",
 		MetaSize: grid.GiB, DataSize: 5 * grid.GiB, MaxRetries: 5, Dialer: f, Connection: grid.Any,
-		Reach: 20 * time.Millisecond, Settle: 30 * time.Millisecond, Pause: time.Millisecond,
+		Turn: 20 * time.Millisecond, Reach: 20 * time.Millisecond, Settle: 30 * time.Millisecond, Pause: time.Millisecond,
 	}}
 }
 

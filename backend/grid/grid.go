@@ -47,6 +47,7 @@ type Options struct {
 	Reach   time.Duration  // how long a new zdb may take to be reached; zero: two minutes
 	Settle  time.Duration  // how long a contract may take to be on the chain; zero: a minute
 	Pause   time.Duration  // between two looks; zero: 3 s
+	Turn    time.Duration  // how long to wait while another process rents or cancels; zero: a minute
 	Observe func(Progress) // of what is rented; may be nil
 	Rand    *rand.Rand     // for tests; nil: random
 	Logger  *slog.Logger
@@ -91,6 +92,7 @@ func New(o Options) (*Provisioner, error) {
 	o.Reach = cmp.Or(o.Reach, 2*time.Minute)
 	o.Settle = cmp.Or(o.Settle, settle)
 	o.Pause = cmp.Or(o.Pause, 3*time.Second)
+	o.Turn = cmp.Or(o.Turn, time.Minute)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -119,10 +121,11 @@ func (p *Provisioner) Close() error {
 	return err
 }
 
-// begin takes the turn, in this process and among others.
+// begin takes the turn, in this process and among others. Another one's is waited
+// for: it makes what this one would, or leaves it to do.
 func (p *Provisioner) begin(ctx context.Context) (end func(), err error) {
 	p.turn.Lock()
-	done, err := p.o.Journal.Begin(ctx)
+	done, err := p.await(ctx)
 	if err != nil {
 		p.turn.Unlock()
 		return nil, err
@@ -136,6 +139,19 @@ func (p *Provisioner) begin(ctx context.Context) (end func(), err error) {
 		done()
 		p.turn.Unlock()
 	}, nil
+}
+
+func (p *Provisioner) await(ctx context.Context) (end func(), err error) {
+	for began := time.Now(); ; {
+		end, err = p.o.Journal.Begin(ctx)
+		if !errors.Is(err, ErrBusy) || time.Since(began) > p.o.Turn {
+			return end, err
+		}
+		p.log.Debug("another process rents or cancels: waiting for it")
+		if err := p.pause(ctx); err != nil {
+			return nil, err
+		}
+	}
 }
 
 func (p *Provisioner) client(ctx context.Context) (Client, error) {
@@ -283,6 +299,11 @@ func (p *Provisioner) size(role backend.Role) int64 {
 		return p.o.MetaSize
 	}
 	return p.o.DataSize
+}
+
+// sizeOf is what is rented for a spec: its own size where that is more.
+func (p *Provisioner) sizeOf(s backend.Spec) int64 {
+	return max(p.size(s.Role), (s.Size+GiB-1)/GiB*GiB)
 }
 
 // save writes a row durably, and into w.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -372,4 +373,129 @@ func TestRandomFaults(t *testing.T) {
 		require.Len(t, e.f.contracts, 9, "seed %d: %v", seed, ids)
 		require.Len(t, ids, 9)
 	}
+}
+
+// A backend that another program made and that is replaced keeps its id: the one in
+// its place is found by it, and not rented again.
+func TestReferencesBackendIsReplacedOnce(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, 20)
+	e.f.make(grid.Request{Name: "demo_13_data_1", Project: "vm/demo_13_data_1", Node: 1, Role: backend.Data, Size: grid.GiB, Password: "pw"})
+	e.f.down = func(node uint32) bool { return node == 1 }
+	e.o.ReplaceUnreachable = true
+	spec := []backend.Spec{{ID: "data-c501", Role: backend.Data}}
+	first, err := e.provisioner().Provision(t.Context(), spec)
+	require.NoError(t, err)
+	require.NoError(t, first[0].Err)
+	require.Equal(t, 2, e.f.made)
+	again, err := e.provisioner().Provision(t.Context(), spec)
+	require.NoError(t, err)
+	require.Equal(t, first[0].Backend, again[0].Backend)
+	require.Equal(t, 2, e.f.made)
+}
+
+// What no contract could say of itself is not rented: it would not be found again.
+func TestRefusesIDs(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, 20)
+	for _, s := range []backend.Spec{{ID: "x", Role: backend.Data}, {ID: "meta0", Role: backend.Data}, {ID: "data0", Role: "both"}, {ID: "data 0", Role: backend.Data}, {ID: "", Role: backend.Meta}} {
+		results, err := e.provisioner().Provision(t.Context(), []backend.Spec{s, {ID: "data7", Role: backend.Data}})
+		require.NoError(t, err)
+		require.Error(t, results[0].Err, s)
+		require.NoError(t, results[1].Err)
+		_, err = e.provisioner().Plan(t.Context(), []backend.Spec{s})
+		require.Error(t, err, s)
+	}
+	require.Equal(t, 1, e.f.made)
+}
+
+// Only what the journal knows to have been made and never used is given back because
+// it does not work: of others nobody knows what they hold.
+func TestBrokenIsNotCancelled(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, 20)
+	e.provision()
+	e.f.broken = func(uint32) error { return &grid.Error{Kind: grid.ErrWorkload, Msg: "is paused"} }
+	e.j.rows = nil // as on a new machine
+	for range 2 {
+		results, err := e.provisioner().Provision(t.Context(), shape)
+		require.NoError(t, err)
+		for _, r := range results {
+			require.ErrorIs(t, r.Err, grid.ErrWorkload)
+		}
+	}
+	require.Len(t, e.f.contracts, 9)
+	require.Equal(t, 9, e.f.made)
+}
+
+// Another process that rents is waited for.
+func TestTurnIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, 20)
+	e.o.Turn = time.Minute
+	end, err := e.j.Begin(t.Context())
+	require.NoError(t, err)
+	done := make(chan []backend.Backend)
+	p := e.provisioner()
+	go func() {
+		results, err := p.Provision(t.Context(), shape[:1])
+		if err != nil {
+			results = nil
+		}
+		var out []backend.Backend
+		for _, r := range results {
+			out = append(out, r.Backend)
+		}
+		done <- out
+	}()
+	require.Eventually(t, func() bool { return e.j.refused() > 3 }, 5*time.Second, time.Millisecond)
+	end()
+	require.Len(t, <-done, 1)
+
+	end, err = e.j.Begin(t.Context())
+	require.NoError(t, err)
+	defer end()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = e.provisioner().Provision(ctx, shape)
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+// A backend may be asked for that is larger than the others.
+func TestOwnSize(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, 20)
+	specs := []backend.Spec{{ID: "data0", Role: backend.Data, Size: 20*grid.GiB - 5}, {ID: "data1", Role: backend.Data, Size: 1}}
+	p := e.provisioner()
+	bill, err := p.Bill(t.Context(), specs)
+	require.NoError(t, err)
+	require.InDelta(t, 0.25, bill.USD, 1e-9)
+	_, err = p.Provision(t.Context(), specs)
+	require.NoError(t, err)
+	sizes := map[string]int64{}
+	for _, c := range e.f.contracts {
+		sizes[c.Project] = c.q.Size
+	}
+	require.Equal(t, map[string]int64{"qsfs/demo/data0": 20 * grid.GiB, "qsfs/demo/data1": 5 * grid.GiB}, sizes)
+	rows, err := p.Rows(t.Context())
+	require.NoError(t, err)
+	require.InDelta(t, bill.USD, rows[0].USD+rows[1].USD, 1e-9)
+}
+
+// What another account rented is not sought on this one's chain, and not forgotten.
+func TestOtherAccountsRows(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, 20)
+	first := e.provision()
+	rows := e.j.rows
+	e.f = newFake(20)
+	e.f.twin = 14
+	e.o.Open = func(context.Context) (grid.Client, error) { return e.f, nil }
+	e.o.Dialer = e.f
+	_, err := e.provisioner().Find(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, rows, e.j.rows)
+	list, err := e.provisioner().List(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, first, list)
 }

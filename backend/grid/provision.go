@@ -104,8 +104,10 @@ func (p *Provisioner) Provision(ctx context.Context, specs []backend.Spec) ([]ba
 		results[i].Spec = s
 		b, err := p.existing(ctx, w, s)
 		if errors.Is(err, errNotHeld) {
-			rent = append(rent, i)
-			continue
+			if err = checkSpec(s); err == nil {
+				rent = append(rent, i)
+				continue
+			}
 		}
 		results[i].Backend, results[i].Err = b, err
 	}
@@ -151,8 +153,7 @@ func (p *Provisioner) existing(ctx context.Context, w *world, s backend.Spec) (b
 		return backend.Backend{}, errNotHeld
 	case errors.Is(h.Err, ErrNodeDown):
 		return h.Backend, &UnreachableError{IDs: []string{s.ID}, Err: h.Err}
-	case errors.Is(h.Err, ErrWorkload) && w.rows[h.Contract.Name].State != Ready:
-		// It never held anything: it was made in vain, and another one is.
+	case errors.Is(h.Err, ErrWorkload) && w.madeInVain(*h):
 		if err := p.giveBack(ctx, w, *h, h.Err); err != nil {
 			return h.Backend, err
 		}

@@ -19,9 +19,9 @@ type renting struct {
 	w       *world
 	specs   []backend.Spec
 	results []backend.Result
-	open    []int         // indexes of specs
-	why     map[int]error // each one's last failure
-	prices  map[backend.Role]float64
+	open    []int             // indexes of specs
+	why     map[int]error     // each one's last failure
+	prices  map[int64]float64 // of sizes
 }
 
 // run fills in the results. Its error concerns all of them.
@@ -67,18 +67,18 @@ func (r *renting) fail(err error) error {
 
 // affordable compares what the new contracts cost with what may be spent.
 func (r *renting) affordable(ctx context.Context) error {
-	r.prices = map[backend.Role]float64{}
+	r.prices = map[int64]float64{}
 	total := 0.0
 	for _, i := range r.open {
-		role := r.specs[i].Role
-		if _, ok := r.prices[role]; !ok {
-			price, err := r.w.client.Price(ctx, r.p.size(role), r.p.o.Choice.Certified)
+		size := r.p.sizeOf(r.specs[i])
+		if _, ok := r.prices[size]; !ok {
+			price, err := r.w.client.Price(ctx, size, r.p.o.Choice.Certified)
 			if err != nil {
 				return err
 			}
-			r.prices[role] = price
+			r.prices[size] = price
 		}
-		total += r.prices[role]
+		total += r.prices[size]
 	}
 	total += r.spent()
 	if r.p.o.MaxUSD > 0 && total > r.p.o.MaxUSD {
@@ -104,14 +104,14 @@ func (r *renting) round(ctx context.Context, spreads map[backend.Role]*spread, c
 	var asked []int
 	for _, i := range chunk {
 		s := r.specs[i]
-		size := max(p.size(s.Role), s.Size)
+		size := p.sizeOf(s)
 		n, ok := spreads[s.Role].next(size)
 		if !ok {
 			r.why[i] = errors.Join(r.why[i], &NoNodeError{ID: s.ID, Role: s.Role, Size: size})
 			continue
 		}
 		name := contractName(p.o.Deployment, r.w.account.Twin, s.Role, n.ID)
-		row := Row{Name: name, ID: s.ID, Role: s.Role, Node: n.ID, Farm: n.Farm, Country: n.Country, Size: size, State: Intended, USD: r.prices[s.Role]}
+		row := Row{Name: name, ID: s.ID, Role: s.Role, Node: n.ID, Farm: n.Farm, Country: n.Country, Size: size, State: Intended, USD: r.prices[size]}
 		if err := p.save(ctx, r.w, row); err != nil {
 			return err
 		}

@@ -48,6 +48,13 @@ func (w *world) find(id string) (*Held, bool) {
 	return nil, false
 }
 
+// madeInVain says whether a contract never held anything: the journal saw it made
+// and not used. What a contract holds that the journal does not know, nobody knows.
+func (w *world) madeInVain(h Held) bool {
+	r := w.rows[h.Contract.Name]
+	return r.State == Intended || r.State == Made
+}
+
 // settle is how long a contract that was asked for may take to be on the chain: a
 // few blocks of 6 s.
 const settle = time.Minute
@@ -105,6 +112,9 @@ func (p *Provisioner) idOf(w *world, role backend.Role, c Contract) string {
 // still lists and the journal saw cancelled is left out.
 func (p *Provisioner) behind(ctx context.Context, w *world, list []Contract) ([]Contract, error) {
 	for name, row := range w.rows {
+		if _, _, ours := parseName(name, p.o.Deployment, w.account.Twin); !ours {
+			continue // of another account: what its chain has is not asked here
+		}
 		if row.State == Gone {
 			list = slices.DeleteFunc(list, func(c Contract) bool { return c.ID == row.Contract })
 			continue
