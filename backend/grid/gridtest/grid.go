@@ -81,6 +81,7 @@ type Grid struct {
 	index   []Contract // what /contracts lists, while it lags
 	lags    bool
 	latency time.Duration
+	changed chan struct{} // closed when latency is another
 	faults  faults
 	watch   func(Event)
 	calls   map[string]int
@@ -132,7 +133,7 @@ func Start(dir string, o Options) (*Grid, error) {
 		return nil, err
 	}
 	g := &Grid{dir: dir, url: "http://" + l.Addr().String() + "/", serving: make(chan struct{}), done: make(chan struct{}),
-		nodes: map[uint32]*node{}, latency: o.Latency, calls: map[string]int{}}
+		nodes: map[uint32]*node{}, latency: o.Latency, changed: make(chan struct{}), calls: map[string]int{}}
 	g.chain = newChain(o)
 	for _, n := range o.Nodes {
 		g.nodes[n.ID] = &node{Node: n, dir: filepath.Join(dir, fmt.Sprint(n.ID)), deployments: map[uint64]*deployment{}}
@@ -261,8 +262,14 @@ func (g *Grid) Lag(yes bool) {
 	})
 }
 
-// SetLatency makes every answer slow.
-func (g *Grid) SetLatency(d time.Duration) { g.set(func() { g.latency = d }) }
+// SetLatency makes every answer slow. Those that wait already are given now.
+func (g *Grid) SetLatency(d time.Duration) {
+	g.set(func() {
+		g.latency = d
+		close(g.changed)
+		g.changed = make(chan struct{})
+	})
+}
 
 // SetTFT changes the account's balance.
 func (g *Grid) SetTFT(tft float64) {

@@ -31,9 +31,9 @@ func (g *Grid) handler() http.Handler {
 	proxy("/stats", g.stats)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		g.mu.Lock()
-		wait := g.latency
+		wait, changed := g.latency, g.changed
 		g.mu.Unlock()
-		if !g.pause(r, wait) {
+		if !g.pause(r, wait, changed) {
 			return
 		}
 		m.ServeHTTP(w, r)
@@ -41,12 +41,14 @@ func (g *Grid) handler() http.Handler {
 }
 
 // pause is false where nobody waits for the answer any more.
-func (g *Grid) pause(r *http.Request, d time.Duration) bool {
+func (g *Grid) pause(r *http.Request, d time.Duration, changed chan struct{}) bool {
 	if d <= 0 {
 		return true
 	}
 	select {
 	case <-time.After(d):
+		return true
+	case <-changed:
 		return true
 	case <-g.done:
 	case <-r.Context().Done():

@@ -58,6 +58,7 @@ var signs = []struct {
 	{"only verified users", grid.ErrUnverified},
 	{"no twin associated", grid.ErrMnemonic},
 	{substrate.ErrAccountNotFound.Error(), grid.ErrMnemonic},
+	{"error getting identity", grid.ErrMnemonic},
 	{"account with", grid.ErrMnemonic}, // of another key type
 	{"name is invalid", grid.ErrName},
 	{"no more free devices found", grid.ErrCapacity},
@@ -118,7 +119,16 @@ func explain(ctx context.Context, err error, kind error, x *secrets) error {
 			break
 		}
 	}
-	return &grid.Error{Kind: kind, Msg: text, Remedy: remedies[kind]}
+	return &grid.Error{Kind: kind, Msg: short(text), Remedy: remedies[kind]}
+}
+
+// short is for whole pages that servers in between answer with.
+func short(text string) string {
+	const most = 1000
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
 func problem(kind error, msg string) error {

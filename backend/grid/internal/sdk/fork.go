@@ -7,6 +7,7 @@ package sdk
 // its name here. NOTICE tells why it is a fork.
 
 import (
+	"github.com/scottyeager/tfgrid-sdk-go/grid-client/calculator"
 	"github.com/scottyeager/tfgrid-sdk-go/grid-client/deployer"
 	client "github.com/scottyeager/tfgrid-sdk-go/grid-client/node"
 	"github.com/scottyeager/tfgrid-sdk-go/grid-client/state"
@@ -46,6 +47,7 @@ type (
 
 // The SDK's functions and values that are used.
 var (
+	NewCalculator         = calculator.NewCalculator
 	NewPluginClient       = deployer.NewTFPluginClient
 	NewDeploymentDeployer = deployer.NewDeploymentDeployer
 	NewNodeClientPool     = client.NewNodeClientPool
@@ -58,6 +60,7 @@ var (
 	WithRelayURL          = deployer.WithRelayURL
 	WithProxyURL          = deployer.WithProxyURL
 	WithRMBTimeout        = deployer.WithRMBTimeout
+	WithNoColorLogs       = deployer.WithNoColorLogs
 	SentryDSN             = deployer.SentryDSN
 	ProxyURLs             = deployer.ProxyURLs
 	SubstrateURLs         = deployer.SubstrateURLs

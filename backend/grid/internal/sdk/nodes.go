@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"time"
 
@@ -22,14 +21,15 @@ const (
 	firstWait = 200 * time.Millisecond
 )
 
-// again asks until there is an answer, a few times at most. An answer that the
-// proxy means is not asked for again.
+// again asks until there is an answer, a few times at most. An answer that is
+// understood as meant is not asked for again; the SDK's own client does not tell
+// which are.
 func again[T any](ctx context.Context, c *Client, f func() (T, error)) (T, error) {
 	wait := firstWait
 	for try := 1; ; try++ {
 		v, err := f()
-		var way *url.Error
-		if err == nil || try == tries || !errors.As(err, &way) {
+		var known *grid.Error
+		if err == nil || try == tries || ctx.Err() != nil || errors.As(err, &known) {
 			return v, err
 		}
 		c.log.Debug("the grid proxy did not answer", "err", c.secrets.scrub(err.Error()), "next", wait)

@@ -71,8 +71,12 @@ func Mnemonic(s backend.Secret) (backend.Secret, error) {
 	if phrase == "" {
 		return "", problem(grid.ErrMnemonic, "there is none")
 	}
+	n := len(strings.Fields(phrase))
 	if !bip39.IsMnemonicValid(phrase) {
-		return "", problem(grid.ErrMnemonic, fmt.Sprintf("its %d words are no BIP-39 mnemonic", len(strings.Fields(phrase))))
+		return "", problem(grid.ErrMnemonic, fmt.Sprintf("its %d words are no BIP-39 mnemonic", n))
+	}
+	if _, err := bip39.MnemonicToByteArray(phrase); err != nil { // the error may have words in it
+		return "", problem(grid.ErrMnemonic, fmt.Sprintf("one of its %d words is another one, or in another place: the checksum is wrong", n))
 	}
 	return backend.Secret(phrase), nil
 }
@@ -99,7 +103,7 @@ func options(o sdkprocess.Options) []PluginOpt {
 	if wait <= 0 {
 		wait = rmbTime
 	}
-	out := []PluginOpt{WithNetwork(o.Network), WithRMBTimeout(int((wait + time.Second - 1) / time.Second))}
+	out := []PluginOpt{WithNetwork(o.Network), WithRMBTimeout(int((wait + time.Second - 1) / time.Second)), WithNoColorLogs()}
 	if o.RelayURL != "" {
 		out = append(out, WithRelayURL(o.RelayURL))
 	}
