@@ -24,6 +24,12 @@ var classes = map[Connection]netip.Prefix{
 	IPv6:     netip.MustParsePrefix("2000::/3"),
 }
 
+// Prefix is where the addresses of a connection lie; false for [Any].
+func (c Connection) Prefix() (netip.Prefix, bool) {
+	p, ok := classes[c]
+	return p, ok
+}
+
 // addresses picks those of a connection, in order: a node reports them in none.
 func (c Connection) addresses(all []netip.Addr) []netip.Addr {
 	out := slices.DeleteFunc(slices.Clone(all), func(a netip.Addr) bool { return c != Any && !classes[c].Contains(a) })

@@ -13,13 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/backend/grid"
 	"github.com/threefoldtech/quantumd/engine/zdb"
-)
-
-// mycelium is where addresses of that network lie; ygg those of Yggdrasil.
-var (
-	mycelium = netip.MustParsePrefix("400::/7")
-	ygg      = netip.MustParsePrefix("200::/7")
 )
 
 // interfaces lists the IPv6 addresses of this machine, from /proc/net/if_inet6.
@@ -64,24 +59,34 @@ func networkIPv6(_ context.Context, x *examination) []Result {
 
 func networkMycelium(_ context.Context, x *examination) []Result {
 	for _, network := range []struct {
-		name   string
-		prefix netip.Prefix
-	}{{"mycelium", mycelium}, {"yggdrasil", ygg}} {
-		n := x.wants(network.prefix.Contains)
-		if n == 0 {
+		name       string
+		connection grid.Connection
+	}{{"mycelium", grid.Mycelium}, {"yggdrasil", grid.Ygg}} {
+		prefix, _ := network.connection.Prefix()
+		n := x.wants(prefix.Contains)
+		if n == 0 && !x.rents(network.connection) {
 			continue
 		}
+		who := fmt.Sprintf("%d backends are", n)
+		if n == 0 {
+			who = "the backends to rent will be"
+		}
 		for a, name := range x.sys.interfaces() {
-			if network.prefix.Contains(a) {
-				if !x.routed(network.prefix) {
-					return bad(Problem, name, a.String(), fmt.Sprintf("there is no route to %s, where %d backends are", network.prefix, n), "restart "+network.name+": `systemctl restart "+network.name+"`")
+			if prefix.Contains(a) {
+				if !x.routed(prefix) {
+					return bad(Problem, name, a.String(), fmt.Sprintf("there is no route to %s, where %s", prefix, who), "restart "+network.name+": `systemctl restart "+network.name+"`")
 				}
 				return ok(name, a.String())
 			}
 		}
-		return bad(Problem, "", "no address in "+network.prefix.String(), fmt.Sprintf("%d backends are in the %s network, and this machine is not", n, network.name), "install and start "+network.name+", then look again")
+		return bad(Problem, "", "no address in "+prefix.String(), fmt.Sprintf("%s in the %s network, and this machine is not", who, network.name), "install and start "+network.name+", then look again")
 	}
 	return skip("no backend has an address of mycelium or yggdrasil")
+}
+
+// rents says whether backends are still to be rented that are reached by a connection.
+func (x *examination) rents(c grid.Connection) bool {
+	return x.Config != nil && len(x.Backends) == 0 && x.Config.Mnemonic != "" && x.Config.DeploymentName != "" && x.Config.ZdbConnectionType == string(c)
 }
 
 // routed says whether the kernel has a route for a prefix, or a part of it.

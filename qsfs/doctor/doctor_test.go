@@ -258,6 +258,11 @@ var illnesses = []illness{
 		p.facts(map[string]string{"proc/net/if_inet6": "00000000000000000000000000000001 01 80 10 80       lo\n"})
 	}, Problem, "no address in 400::/7"},
 	{"network-mycelium", "no route", func(p *patient) { p.facts(map[string]string{"proc/net/ipv6_route": ""}) }, Problem, "no route"},
+	{"network-mycelium", "not there, and backends are to be rented", func(p *patient) {
+		p.facts(map[string]string{"proc/net/if_inet6": "00000000000000000000000000000001 01 80 10 80       lo\n"})
+		p.o.Config.Backends, p.o.Backends = nil, nil
+		p.o.Config.Mnemonic, p.o.Config.DeploymentName = "words", "demo"
+	}, Problem, "the backends to rent will be in the mycelium network"},
 	{"network-mycelium", "yggdrasil is not there", func(p *patient) {
 		for i := range p.o.Config.Backends {
 			p.address(i, fmt.Sprintf("[201::%d]:9900", i+1))
