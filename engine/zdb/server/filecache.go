@@ -49,7 +49,9 @@ func (c *fileCache) path(id uint32) string { return filepath.Join(c.dir, c.name(
 func (c *fileCache) acquire(id uint32) (*fileHandle, error) {
 	c.mu.Lock()
 	h := c.open[id]
+	pinned := false
 	if h != nil {
+		pinned = h.pinned // it is unpinned when the pair closes
 		h.refs++
 		c.clock++
 		h.used = c.clock
@@ -57,7 +59,7 @@ func (c *fileCache) acquire(id uint32) (*fileHandle, error) {
 	}
 	c.mu.Unlock()
 	if h != nil {
-		if h.pinned || !removed(h.File) {
+		if pinned || !removed(h.File) {
 			return h, nil
 		}
 		c.mu.Lock()
