@@ -157,9 +157,11 @@ func (u *onGrid) up(dir string, do func(mount string)) {
 	require.NoError(u.t, cmd.Wait())
 }
 
+// apart has no node hold backends of both roles.
+const apart = "meta_nodes: [1, 2, 3, 4, 5, 6, 7, 8]\ndata_nodes: [9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]\n"
+
 // inUse names the nodes that hold a backend of a role.
-func (u *onGrid) inUse(role string) []uint32 {
-	var out []uint32
+func (u *onGrid) inUse(role string) (out []uint32) {
 	for _, k := range u.g.Alive() {
 		if strings.Contains(k.Name, "_"+role+"_") {
 			out = append(out, k.Node)
@@ -172,7 +174,7 @@ func (u *onGrid) inUse(role string) []uint32 {
 // drop a backend from the configuration.
 func TestGridOutage(t *testing.T) {
 	t.Parallel()
-	u := newOnGrid(t, "")
+	u := newOnGrid(t, apart)
 	dir := filepath.Join(u.dir, "q")
 	u.q(0, "deploy", "-c", u.conf, "--dir", dir, "--yes")
 	u.write(dir, "a", 1<<20)
@@ -240,7 +242,7 @@ func TestGridKilled(t *testing.T) {
 // nothing names it.
 func TestGridReplace(t *testing.T) {
 	t.Parallel()
-	u := newOnGrid(t, "")
+	u := newOnGrid(t, apart)
 	dir := filepath.Join(u.dir, "q")
 	u.q(0, "deploy", "-c", u.conf, "--dir", dir, "--yes")
 	u.up(dir, func(mount string) {
@@ -267,7 +269,7 @@ func TestGridReplace(t *testing.T) {
 func TestGridInstalled(t *testing.T) {
 	t.Parallel()
 	needsRootAndFUSE(t)
-	u := newOnGrid(t, "") // the surroundings of tests want one of two shards
+	u := newOnGrid(t, apart) // the surroundings of tests want one of two shards
 	dir := folder(t)
 	machine := func(name string) (*user, string) {
 		require.NoError(t, os.Mkdir(filepath.Join(dir, name), 0o755))
