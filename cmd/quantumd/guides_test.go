@@ -78,7 +78,7 @@ func last(s string, n int) string { return s[max(0, len(s)-n):] }
 func guide(page, text, before string) string {
 	var b strings.Builder
 	b.WriteString(`set -eu
-trap 'jobs -p | xargs -r kill; wait' EXIT
+trap 'jobs -p | xargs -r kill 2>/dev/null || true; wait || true' EXIT # what ended by itself is no failure
 quantumd() { # with the root of this machine, where no folder is named
   case " $* " in *" --dir "*) "$PROGRAM" "$@" ;; *) "$PROGRAM" "$@" --root "$ROOT" ;; esac
 }
