@@ -51,12 +51,13 @@ test-all: lint build ## test, and what is long or needs root, Docker or FUSE.
 	$(MAKE) demo DEMO_FLAGS=--no-mount
 	$(MAKE) reproducible
 
-lint: go-is-there ## vet, staticcheck, formatting, the direction of imports, another OS.
+lint: go-is-there ## vet, staticcheck, formatting, the direction of imports, another OS, and without the grid.
 	@out=$$("$$($(GO) env GOROOT)/bin/gofmt" -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go')); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	$(GO) run ./internal/tools/layers
 	GOOS=darwin $(GO) vet ./...
+	$(GO) vet -tags nogrid ./...
 
 screenshots: go-is-there ## docs/screenshots: dashboard and status of a running system (needs chromium).
 	QUANTUMD_SCREENSHOTS=$(CURDIR)/docs/screenshots $(GO) test -count=1 -run TestScreenshots ./cmd/quantumd
@@ -85,7 +86,7 @@ put:
 	$(TELLS) completion zsh >"$$to/$(ZSHDIR)/_quantumd"; \
 	$(TELLS) completion fish >"$$to/$(FISHDIR)/quantumd.fish"; \
 	install -m 0644 README.md SECURITY.md NOTICE docs/*.md config.example.yaml deploy/prometheus/quantumd.rules.yml deploy/grafana/quantumd.json "$$doc"; \
-	cat NOTICE LICENSE >"$$doc/copyright"; gzip -9nc CHANGELOG.md >"$$doc/changelog.gz"; \
+	cat NOTICE LICENSE licenses/*.txt >"$$doc/copyright"; gzip -9nc CHANGELOG.md >"$$doc/changelog.gz"; \
 	chmod 0644 "$$to/share/man/man1/quantumd.1.gz" "$$to/share/bash-completion/completions/quantumd" "$$to/$(ZSHDIR)/_quantumd" "$$to/$(FISHDIR)/quantumd.fish" "$$doc/copyright" "$$doc/changelog.gz"
 
 DIST_BUILD = CGO_ENABLED=0 GOOS=linux GOFLAGS= $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.released=$(or $(VERSION),$(PACKAGE_VERSION))'

@@ -93,6 +93,8 @@ func TestRefusals(t *testing.T) {
 		require.ErrorContains(t, done[0].Err, "twin not allowed")
 		require.ErrorContains(t, done[1].Err, "zdb did not start")
 		require.NotContains(t, done[1].Err.Error(), "twin not allowed", "not the others' errors")
+		require.NoError(t, done[4].Err)
+		require.NoError(t, done[5].Err)
 		require.Equal(t, 2, alive(done))
 		require.Equal(t, gridtest.Counts{Created: 6, Cancelled: 4, Alive: 2}, g.Counts())
 	})

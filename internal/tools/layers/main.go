@@ -93,12 +93,12 @@ func main() {
 	}
 }
 
-func list() ([]pkg, error) {
+func list(tags ...string) ([]pkg, error) {
 	g := os.Getenv("GO")
 	if g == "" {
 		g = "go"
 	}
-	cmd := exec.Command(g, "list", "-json=ImportPath,Imports,Deps", module+"/...")
+	cmd := exec.Command(g, "list", "-tags="+strings.Join(tags, ","), "-json=ImportPath,Imports,Deps", module+"/...")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {

@@ -28,6 +28,18 @@ func TestTree(t *testing.T) {
 	}
 }
 
+// TestNogrid: with the build tag, the program has nothing of the SDK in it.
+func TestNogrid(t *testing.T) {
+	pkgs, err := list("nogrid")
+	require.NoError(t, err)
+	i := slices.IndexFunc(pkgs, func(p pkg) bool { return rel(p.ImportPath) == "cmd/quantumd" })
+	require.GreaterOrEqual(t, i, 0)
+	require.Contains(t, pkgs[i].Deps, module+"/backend/grid/tfgrid")
+	for _, m := range sdk {
+		require.Equal(t, "nothing", firstBelow(pkgs[i].Deps, m), m)
+	}
+}
+
 func firstBelow(deps []string, module string) string {
 	i := slices.IndexFunc(deps, func(d string) bool { return oneOf(d, []string{module}) })
 	if i < 0 {

@@ -83,6 +83,19 @@ func TestLeak(t *testing.T) {
 	require.NotContains(t, err.Error(), "winner")
 }
 
+// TestMnemonic: the list of words that the SDK checks against does not find two words
+// that changed places.
+func TestMnemonic(t *testing.T) {
+	t.Parallel()
+	got, err := Mnemonic("  " + phrase[:12] + "\n\t" + phrase[12:] + "\n")
+	require.NoError(t, err)
+	require.Equal(t, phrase, got)
+	_, err = Mnemonic("winner legal thank year wave sausage worth useful legal winner thank yellow")
+	require.ErrorIs(t, err, grid.ErrMnemonic)
+	require.ErrorContains(t, err, "checksum")
+	require.NotContains(t, err.Error(), "winner")
+}
+
 // TestRelay: the option that makes the SDK write to the chain is given to it only
 // where somebody asked for it. The options are functions, so they are counted.
 func TestRelay(t *testing.T) {
