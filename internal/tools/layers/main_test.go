@@ -1,7 +1,13 @@
 package main
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -46,4 +52,26 @@ func firstBelow(deps []string, module string) string {
 		return "nothing"
 	}
 	return deps[i]
+}
+
+// TestOneDoor: one file imports the fork of the SDK's client.
+func TestOneDoor(t *testing.T) {
+	var files []string
+	root := filepath.Join("..", "..", "..")
+	require.NoError(t, filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || filepath.Ext(path) != ".go" {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(f.Imports, func(i *ast.ImportSpec) bool { return strings.HasPrefix(i.Path.Value, `"`+sdk[0]) }) {
+			name, err := filepath.Rel(root, path)
+			files = append(files, filepath.ToSlash(name))
+			return err
+		}
+		return nil
+	}))
+	require.Equal(t, []string{"backend/grid/internal/sdk/fork.go"}, files)
 }
