@@ -82,6 +82,7 @@ func TestPlanIsKept(t *testing.T) {
 func TestOtherNodesAreTried(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, 16)
+	e.o.MaxRetries = 6 // as many as are bad
 	e.f.refuse = func(q grid.Request) error {
 		if q.Node%4 == 1 {
 			return &grid.Error{Kind: grid.ErrCapacity, Msg: "no more free devices found"}
