@@ -75,7 +75,7 @@ func (p *Provisioner) bill(ctx context.Context, w *world, specs []backend.Spec) 
 		}
 	}
 	for _, s := range p.missing(w, specs) {
-		if err := checkSpec(s); err != nil {
+		if err := p.check(s); err != nil {
 			return nil, err
 		}
 	}

@@ -501,3 +501,18 @@ func TestOtherAccountsRows(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, first, list)
 }
+
+// Without a size nothing is rented; what exists is used.
+func TestNoSize(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, 20)
+	first := e.provision()
+	e.o.DataSize = 0
+	require.Equal(t, first, e.provision())
+	results, err := e.provisioner().Provision(t.Context(), []backend.Spec{{ID: "data5", Role: backend.Data}})
+	require.NoError(t, err)
+	require.ErrorIs(t, results[0].Err, grid.ErrNoSize)
+	_, err = e.provisioner().Bill(t.Context(), []backend.Spec{{ID: "data5", Role: backend.Data}})
+	require.ErrorIs(t, err, grid.ErrNoSize)
+	require.Equal(t, 9, e.f.made)
+}

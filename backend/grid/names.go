@@ -62,10 +62,13 @@ func idOf(deployment string, role backend.Role, c Contract) string {
 // takes its place has it too.
 var idRule = regexp.MustCompile(`^(meta|data)(-c)?[0-9]{1,19}$`)
 
-// checkSpec says whether a backend can be rented so that it is found again.
-func checkSpec(s backend.Spec) error {
+// check says whether a backend can be rented, so that it is found again.
+func (p *Provisioner) check(s backend.Spec) error {
 	if s.Role != backend.Meta && s.Role != backend.Data || !strings.HasPrefix(s.ID, string(s.Role)) || !idRule.MatchString(s.ID) {
 		return &Error{Kind: ErrName, Msg: fmt.Sprintf("%q for a backend with the role %q", s.ID, s.Role), Remedy: "call backends data0, data1 and so on, or meta0, meta1 and so on"}
+	}
+	if p.sizeOf(s) == 0 {
+		return ErrNoSize
 	}
 	return nil
 }

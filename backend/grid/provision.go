@@ -104,7 +104,7 @@ func (p *Provisioner) Provision(ctx context.Context, specs []backend.Spec) ([]ba
 		results[i].Spec = s
 		b, err := p.existing(ctx, w, s)
 		if errors.Is(err, errNotHeld) {
-			if err = checkSpec(s); err == nil {
+			if err = p.check(s); err == nil {
 				rent = append(rent, i)
 				continue
 			}

@@ -20,24 +20,39 @@ func DataSize(total int64, minShards int) int64 {
 	return wholeGiB(float64(total) / float64(minShards) * (1 + headroom))
 }
 
-// recordSize is the most that one metadata record takes, in bytes, with its
-// entry's header: some 60 bytes per shard and what is said once. The test of qsfs
+// A metadata backend holds a half of each record. In it are, per shard, two
+// checksums, an IPv6 address, a namespace's name and a password of 64 bytes; per
+// piece of a shard, its key and its checksum; and what is said once. Records are
+// padded; each has a key and zdb's header beside it. The test of qsfs/ongrid
 // measures real ones.
-func recordSize(shards int) int64 { return 256 + 96*int64(shards) }
+const (
+	recordOnce  = 256
+	recordShard = 200
+	recordPiece = 16
+	recordPad   = 512
+	recordEntry = 192
+	pieceSize   = 2 << 20
+)
+
+// recordSize is the most that a metadata backend needs for the record of a file.
+func recordSize(minShards, shards int, fileSize int64) float64 {
+	pieces := fileSize/int64(minShards)/pieceSize + 1
+	return float64(recordOnce+int64(shards)*(recordShard+recordPiece*pieces)+recordPad)/2 + recordEntry
+}
 
 // versions is how many records of a file may be there at a time: that of its data
-// file, that of its index file, and superseded ones of the same.
+// file, that of its index file, and a superseded one of each, for a zdb in user mode
+// keeps what was replaced.
 const versions = 4
 
 // MetaSize is the size of one metadata backend, in bytes and whole GiB, for total
-// bytes in data files of fileSize bytes. Each of the four holds half of each
-// record; it is counted whole, for a zdb in user mode keeps what was replaced.
-func MetaSize(total, fileSize int64, shards int) int64 {
-	if fileSize < 1 {
+// bytes in data files of fileSize bytes, each dispersed over so many shards.
+func MetaSize(total, fileSize int64, minShards, shards int) int64 {
+	if fileSize < 1 || minShards < 1 {
 		return GiB
 	}
 	files := float64(total)/float64(fileSize) + 1
-	return wholeGiB(files * versions * float64(recordSize(shards)) * (1 + headroom))
+	return wholeGiB(files * versions * recordSize(minShards, shards, fileSize) * (1 + headroom))
 }
 
 func wholeGiB(bytes float64) int64 {

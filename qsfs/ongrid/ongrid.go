@@ -13,9 +13,9 @@ package ongrid
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strconv"
 	"time"
 
@@ -79,29 +79,28 @@ func monthly(cfg *config.Config) (float64, error) {
 		return 0, nil
 	}
 	usd, err := strconv.ParseFloat(cfg.Replace.MaxCostPerMonth, 64)
-	if err != nil || usd <= 0 {
+	if err != nil || !(usd > 0) || math.IsInf(usd, 1) {
 		return 0, fmt.Errorf("replace.max_cost_per_month: %q is not an amount in US dollars", cfg.Replace.MaxCostPerMonth)
 	}
 	return usd, nil
 }
 
-// ErrNoSize says that a configuration does not tell how much is to be rented.
-var ErrNoSize = errors.New("neither total_storage_size nor data_size is set: nothing says how much to rent")
-
 // Sizes gives how much each metadata and each data backend has, in bytes and whole
 // GiB: data_size, or total_storage_size over min_shards; meta_size, or more where
-// the number of files asks for it.
+// the number of files asks for it. Where neither says how much data there is to be,
+// the error is grid.ErrNoSize, or, where the configuration lists its backends, data
+// is zero: then none can be rented.
 func Sizes(cfg *config.Config) (meta, data int64, err error) {
 	const up = grid.GiB - 1
 	data = (int64(cfg.DataSize) + up) / grid.GiB * grid.GiB
 	total := int64(cfg.TotalStorageSize)
 	switch {
 	case data == 0 && total == 0 && len(cfg.Backends) == 0:
-		return 0, 0, ErrNoSize
-	case data == 0:
+		return 0, 0, grid.ErrNoSize
+	case data == 0 && total > 0:
 		data = max(grid.GiB, grid.DataSize(total, cfg.MinShards))
 	}
 	total = cmp.Or(total, data*int64(cfg.MinShards))
-	meta = max((int64(cfg.MetaSize)+up)/grid.GiB*grid.GiB, grid.MetaSize(total, int64(cfg.ZdbDataSize), cfg.ExpectedShards))
+	meta = max((int64(cfg.MetaSize)+up)/grid.GiB*grid.GiB, grid.MetaSize(total, int64(cfg.ZdbDataSize), cfg.MinShards, cfg.ExpectedShards))
 	return meta, data, nil
 }
