@@ -72,7 +72,7 @@ var forbidden = map[string][]string{
 var (
 	sdk = []string{"github.com/scottyeager/tfgrid-sdk-go", "github.com/threefoldtech/tfgrid-sdk-go",
 		"github.com/threefoldtech/tfchain", "github.com/threefoldtech/zosbase"}
-	withSDK = []string{"backend/grid/internal/sdk", "backend/grid/tfgrid", "backend/grid/gridtest", "cmd/quantumd"}
+	withSDK = []string{"backend/grid/internal/sdk", "backend/grid/tfgrid", "backend/grid/gridtest", "cmd/quantumd", "examples/provisioning-service"}
 )
 
 type pkg struct {
