@@ -87,7 +87,8 @@ func (l Layout) madeMountpoint() string { return filepath.Join(l.State, "mountpo
 // protectedMountpoint names a mountpoint that setup has made immutable.
 func (l Layout) protectedMountpoint() string { return filepath.Join(l.State, "mountpoint-protected") }
 
-func (l Layout) secrets() string  { return filepath.Join(l.State, "secrets") }
+// Secrets is where setup keeps secrets that came by the environment, for the service.
+func (l Layout) Secrets() string  { return filepath.Join(l.State, "secrets") }
 func (l Layout) damaged() string  { return filepath.Join(l.Root, "damaged") }
 func (l Layout) staging() string  { return filepath.Join(l.State, "staging") }
 func (l Layout) lockFile() string { return filepath.Join(l.State, "lock") }

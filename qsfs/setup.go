@@ -190,7 +190,7 @@ func (s *System) serviceList(o SetupOptions, program string) ([]services.Service
 const watchdogTime = 3 * time.Minute
 
 func (s *System) secretPath(name string) string {
-	return filepath.Join(s.layout.secrets(), name)
+	return filepath.Join(s.layout.Secrets(), name)
 }
 
 // installFiles puts folders, programs and secrets in place, and says whether the

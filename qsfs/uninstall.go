@@ -147,7 +147,7 @@ func (o UninstallOptions) paths() (gone, kept []string) {
 	program := func(name string) string { return filepath.Join("/", o.Root, ProgramDir, name) }
 	gone = []string{
 		program("quantumd-hook"), program("quantumd" + binaries.OldSuffix), program("quantumd"),
-		l.Run, l.secrets(), filepath.Join(l.State, "services"),
+		l.Run, l.Secrets(), filepath.Join(l.State, "services"),
 	}
 	if made, err := os.ReadFile(l.madeMountpoint()); err == nil && string(made) == o.Mountpoint {
 		gone = append(gone, o.Mountpoint, l.madeMountpoint())

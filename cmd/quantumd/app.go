@@ -79,6 +79,9 @@ func (a *app) loadConfig(tolerate bool) (*config.Config, error) {
 	}
 	a.place(cfg)
 	if err := cfg.Validate(); err != nil {
+		if known := a.withSecrets(cfg); known != nil {
+			return known.loadConfig(tolerate)
+		}
 		return cfg, err
 	}
 	if a.level == nil { // later a reload says so
@@ -86,6 +89,27 @@ func (a *app) loadConfig(tolerate bool) (*config.Config, error) {
 		a.logFormat = cfg.LogFormat
 	}
 	return cfg, nil
+}
+
+// withSecrets is for an installed system whose secrets came by the environment when it
+// was set up: its service has them, and so have those who may read them. Nil where
+// there are none, or where they are given already.
+func (a *app) withSecrets(cfg *config.Config) *app {
+	if a.globals.Dir != "" || !sameFile(a.configPath(), a.target()) {
+		return nil
+	}
+	known := *a
+	known.environ = slices.Clone(a.environ)
+	for name, given := range map[string]config.Secret{"mnemonic": cfg.Mnemonic, "password": cfg.Password, "encryption_key": cfg.EncryptionKey} {
+		text, err := os.ReadFile(filepath.Join(a.layout(cfg).Secrets(), name))
+		if err == nil && given == "" {
+			known.environ = append(known.environ, "QUANTUMD_"+strings.ToUpper(name)+"="+strings.TrimSpace(string(text)))
+		}
+	}
+	if len(known.environ) == len(a.environ) {
+		return nil
+	}
+	return &known
 }
 
 // configOrDefaults is for what has to be done also where the configuration is

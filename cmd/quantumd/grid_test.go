@@ -248,6 +248,8 @@ func TestGridReplace(t *testing.T) {
 	u.up(dir, func(mount string) {
 		require.NoError(t, os.WriteFile(filepath.Join(mount, "a"), pattern(3<<20), 0o600))
 		u.q(0, "sync", "--dir", dir)
+		require.Regexp(t, `data0 .* up .* contract 5\d\d, node \d+, farm \d, \w+, 3 GiB, 0\.\d+ USD a month`, u.q(0, "backends", "ls", "--dir", dir))
+		require.Contains(t, u.q(0, "backends", "ls", "--json", "--dir", dir), `"contract": {`)
 		u.g.Stop(u.inUse("data")[0], u.inUse("meta")[0])
 		out := u.q(0, "replace", "--failed", "--yes", "--dir", dir)
 		require.Contains(t, out, "data5")
@@ -287,6 +289,8 @@ func TestGridInstalled(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, pattern(2<<20), 0o600))
 	require.Contains(t, m.run(0, "sync"), "safe: checkpoint")
 
+	m.env = slices.DeleteFunc(m.env, func(e string) bool { return strings.HasPrefix(e, "MNEMONIC=") }) // the service has it
+	require.Contains(t, m.run(0, "backends", "ls"), "USD a month")
 	u.g.Stop(u.inUse("data")[1])
 	require.Contains(t, m.run(0, "replace", "--failed", "--yes"), "data2")
 	require.NotContains(t, m.run(0, "setup"), "update")

@@ -7,11 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/threefoldtech/quantumd/qsfs"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
+	"github.com/threefoldtech/quantumd/qsfs/ongrid"
 )
 
 // offlineStatus shows what is known of a system that does not run; nothing
@@ -153,20 +155,61 @@ type backendsCmd struct {
 
 type backendsLsCmd struct{}
 
+// listedBackend is a backend and, on the grid, what the journal knows of its contract.
+type listedBackend struct {
+	client.Backend
+	Contract *contractView `json:"contract,omitempty"`
+}
+
+type contractView struct {
+	ID      uint64  `json:"id"`
+	Node    uint32  `json:"node"`
+	Farm    uint64  `json:"farm"`
+	Country string  `json:"country"`
+	Size    int64   `json:"size"` // bytes
+	USD     float64 `json:"usd"`  // a month, when it was rented
+}
+
+func (c *contractView) String() string {
+	if c == nil {
+		return ""
+	}
+	return fmt.Sprintf("contract %d, node %d, farm %d, %s, %s, %.3f USD a month", c.ID, c.Node, c.Farm, c.Country, size(c.Size), c.USD)
+}
+
 func (backendsLsCmd) Run(ctx context.Context, a *app) error {
 	cl := a.client()
 	st, err := cl.Status(ctx)
 	if err != nil {
 		return err
 	}
+	contracts := a.contracts(ctx)
+	list := []listedBackend{}
+	for _, b := range st.Backends {
+		list = append(list, listedBackend{b, contracts[b.Address+" "+b.Namespace]})
+	}
 	return a.print(struct {
-		Schema   int              `json:"schema"`
-		Backends []client.Backend `json:"backends"`
-	}{client.SchemaVersion, st.Backends}, func() {
-		for _, b := range st.Backends {
-			a.printf("%-8s %-5s %-22s %-8s %-10s %s", b.ID, b.Role, b.Address, b.State, b.Group, b.Error)
+		Schema   int             `json:"schema"`
+		Backends []listedBackend `json:"backends"`
+	}{client.SchemaVersion, list}, func() {
+		for _, b := range list {
+			a.printf("%-8s %-5s %-22s %-8s %-10s %s", b.ID, b.Role, b.Address, b.State, b.Group, strings.TrimSpace(b.Error+" "+b.Contract.String()))
 		}
 	})
+}
+
+// contracts gives those of rented backends, by address and namespace, as the journal
+// has them: neither the grid nor the mnemonic is needed.
+func (a *app) contracts(ctx context.Context) map[string]*contractView {
+	rows, err := ongrid.Rows(ctx, a.layout(config.Default()))
+	if err != nil {
+		a.notef("what the journal knows of the contracts cannot be read: %v", err)
+	}
+	out := map[string]*contractView{}
+	for _, r := range rows {
+		out[r.Address.String()+" "+r.Namespace] = &contractView{r.Contract, r.Node, r.Farm, r.Country, r.Size, r.USD}
+	}
+	return out
 }
 
 type restoreCmd struct {

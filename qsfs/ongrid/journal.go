@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/threefoldtech/quantumd/backend"
@@ -17,6 +18,13 @@ import (
 // JournalPath is where the journal of contracts is: a database of its own, for
 // `deploy` works while the daemon has the other one.
 func JournalPath(l qsfs.Layout) string { return filepath.Join(l.State, "grid.db") }
+
+// Rows lists what the journal of a layout knows of contracts that are not gone; nothing
+// where there is no journal.
+func Rows(ctx context.Context, l qsfs.Layout) ([]grid.Row, error) {
+	rows, err := (&journal{path: JournalPath(l)}).Rows(ctx)
+	return slices.DeleteFunc(rows, func(r grid.Row) bool { return r.State == grid.Gone }), err
+}
 
 // journal keeps rows in SQLite. Between turns the file is closed.
 type journal struct {
