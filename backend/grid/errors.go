@@ -21,9 +21,6 @@ var (
 	ErrCrashed     = errors.New("grid: the SDK's process ended in the middle of a call")
 )
 
-// ErrNoSize says that nothing tells how much is to be rented.
-var ErrNoSize = errors.New("grid: neither total_storage_size nor data_size is set: nothing says how much to rent")
-
 // Error is an answer of chain, relay, proxy or node. It holds no secret.
 type Error struct {
 	Kind   error  // one of the Err values

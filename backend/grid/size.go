@@ -1,6 +1,12 @@
 package grid
 
-import "math"
+import (
+	"errors"
+	"math"
+)
+
+// ErrNoSize says that nothing tells how much is to be rented.
+var ErrNoSize = errors.New("grid: neither total_storage_size nor data_size is set: nothing says how much to rent")
 
 // GiB is the unit in which the grid rents.
 const GiB = 1 << 30
