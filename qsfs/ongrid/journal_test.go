@@ -4,12 +4,13 @@ import (
 	"bufio"
 	"context"
 	"database/sql"
-	"math/rand/v2"
+	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
+	"strconv"
 	"testing"
 	"time"
 
@@ -17,11 +18,10 @@ import (
 
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/backend/grid"
-	"github.com/threefoldtech/quantumd/internal/testenv"
 	"github.com/threefoldtech/quantumd/store"
 )
 
-// The test binary is the program that is killed too.
+// The test binary is another program with the journal too.
 func TestMain(m *testing.M) {
 	if path := os.Getenv("ONGRID_JOURNAL"); path != "" {
 		begun(path)
@@ -29,19 +29,60 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// begun notes a row, says so, and goes on until it is killed.
+// begun has the turn, and writes a note for each line that it is sent, until it is
+// killed.
 func begun(path string) {
 	j := &journal{path: path}
-	if _, err := j.Begin(context.Background()); err != nil {
-		panic(err)
+	_, err := j.Begin(context.Background())
+	for in := bufio.NewScanner(os.Stdin); err == nil && in.Scan(); {
+		r := row()
+		if r.Contract, err = strconv.ParseUint(in.Text(), 10, 64); err == nil {
+			err = j.Save(context.Background(), r)
+		}
+		fmt.Println("saved", in.Text(), err)
 	}
-	if err := j.Save(context.Background(), row()); err != nil {
-		panic(err)
-	}
-	if _, err := os.Stdout.WriteString("saved\n"); err != nil {
-		panic(err)
-	}
-	select {}
+	panic(err)
+}
+
+// other is another program that has the turn.
+type other struct {
+	t   *testing.T
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Reader
+}
+
+func newOther(t *testing.T, path string) *other {
+	t.Helper()
+	o := &other{t: t, cmd: exec.Command(os.Args[0])}
+	o.cmd.Env = append(os.Environ(), "ONGRID_JOURNAL="+path)
+	var err error
+	o.in, err = o.cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := o.cmd.StdoutPipe()
+	require.NoError(t, err)
+	o.out = bufio.NewReader(out)
+	require.NoError(t, o.cmd.Start())
+	t.Cleanup(o.kill)
+	return o
+}
+
+// save has it note a contract.
+func (o *other) save(contract uint64) grid.Row {
+	o.t.Helper()
+	_, err := fmt.Fprintln(o.in, contract)
+	require.NoError(o.t, err)
+	line, err := o.out.ReadString('\n')
+	require.NoError(o.t, err)
+	require.Equal(o.t, fmt.Sprintf("saved %d <nil>\n", contract), line)
+	r := row()
+	r.Contract = contract
+	return r
+}
+
+func (o *other) kill() {
+	_ = o.cmd.Process.Kill() // a second time says that it has ended
+	_ = o.cmd.Wait()
 }
 
 func row() grid.Row {
@@ -127,42 +168,14 @@ func TestJournalOfAnotherVersion(t *testing.T) {
 func TestKilledAfterTheNote(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "grid.db")
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "ONGRID_JOURNAL="+path)
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	defer cmd.Wait()         //nolint:errcheck // it was killed
-	defer cmd.Process.Kill() //nolint:errcheck // a second time
-	line, err := bufio.NewReader(out).ReadString('\n')
-	require.NoError(t, err)
-	require.Equal(t, "saved\n", line)
-	_, err = (&journal{path: path}).Begin(t.Context())
+	o := newOther(t, path)
+	saved := []grid.Row{o.save(7)}
+	_, err := (&journal{path: path}).Begin(t.Context())
 	require.ErrorIs(t, err, grid.ErrBusy, "of another process")
-	require.Equal(t, []grid.Row{row()}, rows(t, path))
-	require.NoError(t, cmd.Process.Signal(syscall.SIGKILL))
-	_ = cmd.Wait()
-	require.Equal(t, []grid.Row{row()}, rows(t, path))
+	require.Equal(t, saved, rows(t, path))
+	o.kill()
+	require.Equal(t, saved, rows(t, path))
 	end, err := (&journal{path: path}).Begin(t.Context())
 	require.NoError(t, err)
 	end()
-}
-
-// The power goes out after the note: whatever the disk had not been told to keep may
-// be missing, and the note is there.
-func TestPowerLossAfterTheNote(t *testing.T) {
-	disk := testenv.NewDisk(t)
-	j := &journal{path: filepath.Join(disk.Path, "state", "grid.db")}
-	end, err := j.Begin(t.Context())
-	require.NoError(t, err)
-	defer end()
-	rng := rand.New(rand.NewPCG(3, 5))
-	for i := range 10 {
-		r := row()
-		r.Contract = uint64(i)
-		require.NoError(t, j.Save(t.Context(), r))
-		after := t.TempDir()
-		disk.Cut(t, disk.Now(), rng, after)
-		require.Equal(t, []grid.Row{r}, rows(t, filepath.Join(after, "state", "grid.db")), "note %d", i)
-	}
 }
