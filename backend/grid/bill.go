@@ -52,15 +52,11 @@ func (b *Bill) item(id string) (Item, bool) {
 // Bill says what Provision would rent for the specs, where, and what it costs.
 // Nothing is changed.
 func (p *Provisioner) Bill(ctx context.Context, specs []backend.Spec) (*Bill, error) {
-	end, err := p.begin(ctx)
+	w, end, err := p.turnToLook(ctx, false)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	w, err := p.look(ctx, false)
-	if err != nil {
-		return nil, err
-	}
 	return p.bill(ctx, w, specs)
 }
 
@@ -80,7 +76,7 @@ func (p *Provisioner) bill(ctx context.Context, w *world, specs []backend.Spec) 
 		}
 	}
 	for _, role := range []backend.Role{backend.Meta, backend.Data} {
-		price, err := w.client.Price(ctx, p.size(role), p.o.Choice.Certified)
+		price, err := p.price(ctx, w, p.size(role))
 		if err != nil {
 			return nil, err
 		}
@@ -95,7 +91,7 @@ func (p *Provisioner) bill(ctx context.Context, w *world, specs []backend.Spec) 
 		}
 		for _, m := range missing {
 			size := p.sizeOf(m)
-			if price, err = w.client.Price(ctx, size, p.o.Choice.Certified); err != nil {
+			if price, err = p.price(ctx, w, size); err != nil {
 				return nil, err
 			}
 			n, ok := s.next(size)
@@ -112,6 +108,18 @@ func (p *Provisioner) bill(ctx context.Context, w *world, specs []backend.Spec) 
 		b.Months = w.account.TFT * w.account.TFTPrice / b.USD
 	}
 	return b, nil
+}
+
+// price asks the chain for each size once.
+func (p *Provisioner) price(ctx context.Context, w *world, size int64) (float64, error) {
+	if usd, ok := w.prices[size]; ok {
+		return usd, nil
+	}
+	usd, err := w.client.Price(ctx, size, p.o.Choice.Certified)
+	if err == nil {
+		w.prices[size] = usd
+	}
+	return usd, err
 }
 
 // missing are the specs that nothing is there for.

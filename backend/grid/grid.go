@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -141,6 +140,18 @@ func (p *Provisioner) begin(ctx context.Context) (end func(), err error) {
 	}, nil
 }
 
+// turnToLook takes the turn and finds out what there is.
+func (p *Provisioner) turnToLook(ctx context.Context, read bool) (w *world, end func(), err error) {
+	if end, err = p.begin(ctx); err != nil {
+		return nil, nil, err
+	}
+	if w, err = p.look(ctx, read); err != nil {
+		end()
+		return nil, nil, err
+	}
+	return w, end, nil
+}
+
 func (p *Provisioner) await(ctx context.Context) (end func(), err error) {
 	for began := time.Now(); ; {
 		end, err = p.o.Journal.Begin(ctx)
@@ -207,15 +218,11 @@ func (p *Provisioner) List(ctx context.Context) ([]backend.Backend, error) {
 // Find asks the grid which backends the deployment has: by the mnemonic, the
 // password and the name alone, as on a new machine.
 func (p *Provisioner) Find(ctx context.Context) ([]Held, error) {
-	end, err := p.begin(ctx)
+	w, end, err := p.turnToLook(ctx, true)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	w, err := p.look(ctx, true)
-	if err != nil {
-		return nil, err
-	}
 	for _, h := range w.held {
 		if h.Err == nil && !h.Extra {
 			if err := p.ready(ctx, w, h); err != nil {
@@ -229,15 +236,11 @@ func (p *Provisioner) Find(ctx context.Context) ([]Held, error) {
 // Wanted gives the specs of a deployment of so many backends: those that there are,
 // whatever made them, and new ones.
 func (p *Provisioner) Wanted(ctx context.Context, meta, data int) ([]backend.Spec, error) {
-	end, err := p.begin(ctx)
+	w, end, err := p.turnToLook(ctx, false)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	w, err := p.look(ctx, false)
-	if err != nil {
-		return nil, err
-	}
 	var specs []backend.Spec
 	for _, want := range []struct {
 		role  backend.Role
@@ -338,8 +341,6 @@ func (p *Provisioner) pause(ctx context.Context) error {
 		return nil
 	}
 }
-
-func addrPort(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
 
 // compareIDs sorts meta before data, and data2 before data10.
 func compareIDs(a, b string) int {

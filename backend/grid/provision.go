@@ -20,15 +20,11 @@ func (p *Provisioner) Plan(ctx context.Context, specs []backend.Spec) ([]backend
 	if missing := p.unknown(specs); len(missing) == 0 {
 		return p.keep(specs), nil
 	}
-	end, err := p.begin(ctx)
+	w, end, err := p.turnToLook(ctx, false)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	w, err := p.look(ctx, false)
-	if err != nil {
-		return nil, err
-	}
 	bill, err := p.bill(ctx, w, specs)
 	if err != nil {
 		return nil, err
@@ -90,14 +86,12 @@ func (p *Provisioner) Provision(ctx context.Context, specs []backend.Spec) ([]ba
 	results := make([]backend.Result, len(specs))
 	var w *world
 	if len(p.unknown(specs)) > 0 {
-		end, err := p.begin(ctx)
+		looked, end, err := p.turnToLook(ctx, false)
 		if err != nil {
 			return failAll(specs, err), err
 		}
 		defer end()
-		if w, err = p.look(ctx, false); err != nil {
-			return failAll(specs, err), err
-		}
+		w = looked
 	}
 	var rent []int
 	for i, s := range specs {
@@ -246,15 +240,11 @@ func (p *Provisioner) cancel(ctx context.Context, asked int, fits func(Held) boo
 	if asked == 0 {
 		return nil
 	}
-	end, err := p.begin(ctx)
+	w, end, err := p.turnToLook(ctx, false)
 	if err != nil {
 		return err
 	}
 	defer end()
-	w, err := p.look(ctx, false)
-	if err != nil {
-		return err
-	}
 	var errs []error
 	for _, h := range slices.Clone(w.held) {
 		if fits(h) {

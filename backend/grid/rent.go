@@ -19,9 +19,8 @@ type renting struct {
 	w       *world
 	specs   []backend.Spec
 	results []backend.Result
-	open    []int             // indexes of specs
-	why     map[int]error     // each one's last failure
-	prices  map[int64]float64 // of sizes
+	open    []int         // indexes of specs
+	why     map[int]error // each one's last failure
 }
 
 // run fills in the results. Its error concerns all of them.
@@ -67,18 +66,13 @@ func (r *renting) fail(err error) error {
 
 // affordable compares what the new contracts cost with what may be spent.
 func (r *renting) affordable(ctx context.Context) error {
-	r.prices = map[int64]float64{}
 	total := 0.0
 	for _, i := range r.open {
-		size := r.p.sizeOf(r.specs[i])
-		if _, ok := r.prices[size]; !ok {
-			price, err := r.w.client.Price(ctx, size, r.p.o.Choice.Certified)
-			if err != nil {
-				return err
-			}
-			r.prices[size] = price
+		usd, err := r.p.price(ctx, r.w, r.p.sizeOf(r.specs[i]))
+		if err != nil {
+			return err
 		}
-		total += r.prices[size]
+		total += usd
 	}
 	total += r.spent()
 	if r.p.o.MaxUSD > 0 && total > r.p.o.MaxUSD {
@@ -111,7 +105,7 @@ func (r *renting) round(ctx context.Context, spreads map[backend.Role]*spread, c
 			continue
 		}
 		name := contractName(p.o.Deployment, r.w.account.Twin, s.Role, n.ID)
-		row := Row{Name: name, ID: s.ID, Role: s.Role, Node: n.ID, Farm: n.Farm, Country: n.Country, Size: size, State: Intended, USD: r.prices[size]}
+		row := Row{Name: name, ID: s.ID, Role: s.Role, Node: n.ID, Farm: n.Farm, Country: n.Country, Size: size, State: Intended, USD: r.w.prices[size]}
 		if err := p.save(ctx, r.w, row); err != nil {
 			return err
 		}

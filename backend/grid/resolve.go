@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -36,7 +37,8 @@ type world struct {
 	client  Client
 	account Account
 	held    []Held
-	rows    map[string]Row // by contract name
+	rows    map[string]Row    // by contract name
+	prices  map[int64]float64 // US dollars a month, by size; asked once
 }
 
 func (w *world) find(id string) (*Held, bool) {
@@ -66,7 +68,7 @@ func (p *Provisioner) look(ctx context.Context, read bool) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &world{client: c, rows: map[string]Row{}}
+	w := &world{client: c, rows: map[string]Row{}, prices: map[int64]float64{}}
 	if w.account, err = c.Account(ctx); err != nil {
 		return nil, err
 	}
@@ -250,7 +252,7 @@ func (p *Provisioner) backendOf(id string, role backend.Role, c Contract, z Zdb,
 	if len(addrs) == 0 || z.Port == 0 {
 		return b, &Error{Kind: ErrWorkload, Msg: fmt.Sprintf("node %d gives its zdb no %s address", c.Node, p.o.Connection), Remedy: "choose another zdb_connection_type, or other nodes"}
 	}
-	b.Address = addrPort(addrs[0], z.Port)
+	b.Address = netip.AddrPortFrom(addrs[0], z.Port)
 	if r, ok := w.rows[c.Name]; ok {
 		b.Group = p.group(r.Farm)
 	}
