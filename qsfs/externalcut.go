@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/threefoldtech/quantumd/backend"
+	"github.com/threefoldtech/quantumd/internal/durable"
 	"github.com/threefoldtech/quantumd/qsfs/manifest"
 	"github.com/threefoldtech/quantumd/store"
 )
@@ -226,7 +227,7 @@ func (x *externalSpace) cutStopped(ctx context.Context, r cutRequest) (*cutFiles
 		dst := r.copyOf('d', d.ID)
 		if err := copyTo(x.DataPath(d.ID), dst, d.Length); err != nil {
 			j.discard()
-			return nil, errors.Join(err, removeIfThere(dst))
+			return nil, errors.Join(err, durable.RemoveIfThere(dst))
 		}
 		cut.Data[i].Copied = true
 	}
@@ -342,13 +343,6 @@ func copyTo(from, to string, length int64) (err error) {
 		err = fmt.Errorf("%s: %d bytes, want %d", from, n, length)
 	}
 	return errors.Join(err, out.Close())
-}
-
-func removeIfThere(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
 }
 
 var _ namespace = (*externalSpace)(nil)

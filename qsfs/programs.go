@@ -16,6 +16,7 @@ import (
 	"github.com/threefoldtech/quantumd/engine/zdb/server"
 	"github.com/threefoldtech/quantumd/engine/zstor/remote"
 	"github.com/threefoldtech/quantumd/hooks"
+	"github.com/threefoldtech/quantumd/internal/durable"
 	"github.com/threefoldtech/quantumd/internal/glob"
 	"github.com/threefoldtech/quantumd/qsfs/client"
 	"github.com/threefoldtech/quantumd/qsfs/config"
@@ -237,7 +238,7 @@ func (s *System) sweepLandings() error {
 				return err
 			}
 			for _, path := range found {
-				if err := removeIfThere(path); err != nil {
+				if err := durable.RemoveIfThere(path); err != nil {
 					return err
 				}
 			}

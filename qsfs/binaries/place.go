@@ -141,28 +141,11 @@ func KeepOld(target string) error {
 		return err
 	}
 	if err := os.Link(target, temp); err != nil {
-		if err = copyFile(target, temp); err != nil { // a file system without links
+		if err = durable.CopyFile(target, temp, 0o755); err != nil { // a file system without links
 			return err
 		}
 	}
 	return os.Rename(temp, target+OldSuffix)
-}
-
-func copyFile(from, to string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close() //nolint:errcheck // read only
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	if err == nil {
-		err = out.Sync()
-	}
-	return errors.Join(err, out.Close())
 }
 
 // hashed is a file as it is.

@@ -1,10 +1,7 @@
 package takeover
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -59,26 +56,4 @@ func (t *Takeover) compare(o *Options) error {
 	}
 	o.say("%d of %d names that were in %s are not there, such as %q: somebody may have removed them meanwhile", len(missing), len(t.Seen), t.Mountpoint, missing[0])
 	return nil
-}
-
-func removeIfThere(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-// copyFile makes a new file with the content of another one, and syncs it.
-func copyFile(from, to string, mode fs.FileMode) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close() //nolint:errcheck // read only
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Chmod(mode), out.Sync(), out.Close())
 }

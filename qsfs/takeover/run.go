@@ -178,7 +178,7 @@ func putFile(from, to string) error {
 		return err
 	}
 	temp := to + ".part"
-	if err := removeIfThere(temp); err != nil {
+	if err := durable.RemoveIfThere(temp); err != nil {
 		return err
 	}
 	switch {
@@ -191,7 +191,7 @@ func putFile(from, to string) error {
 			return err
 		}
 	case st.Mode().IsRegular():
-		if err := copyFile(from, temp, st.Mode().Perm()); err != nil {
+		if err := durable.CopyFile(from, temp, st.Mode().Perm()); err != nil {
 			return err
 		}
 	default:
@@ -265,7 +265,7 @@ func (t *Takeover) disarm(ctx context.Context, o *Options, u Unit) error {
 		return o.Manager.Remove(ctx, u.Name)
 	}
 	for link := range u.Links {
-		if err := removeIfThere(link); err != nil {
+		if err := durable.RemoveIfThere(link); err != nil {
 			return &qsfs.PathError{Path: link, Err: err}
 		}
 	}
@@ -405,7 +405,7 @@ func (t *Takeover) Undo(ctx context.Context, o Options) error {
 // restore puts back what was there before.
 func (t *Takeover) restore() error {
 	if t.Made != "" {
-		if err := removeIfThere(t.Made); err != nil {
+		if err := durable.RemoveIfThere(t.Made); err != nil {
 			return &qsfs.PathError{Path: t.Made, Err: err}
 		}
 	}
