@@ -17,18 +17,18 @@ func (s *System) protectMountpoint(o SetupOptions) error {
 	if o.Root != "" || mount.CheckMountpoint(path) != nil { // in use: done before; not empty: the start tells
 		return nil
 	}
-	if s.layout.protected() != path {
+	before := s.layout.protected()
+	if before != path {
 		if err := unprotectMountpoint(s.layout); err != nil { // the one of an earlier configuration
 			return err
 		}
 	}
 	note := s.layout.protectedMountpoint()
-	known := s.layout.protected() == path
 	if err := durable.WriteFile(note, []byte(path), 0o600); err != nil {
 		return &PathError{Path: note, Err: err}
 	}
 	done, err := mount.Protect(path)
-	if err == nil && (done || known) {
+	if err == nil && (done || before == path) {
 		return nil
 	}
 	// The file system has no such flag, or somebody else has set it.

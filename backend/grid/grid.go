@@ -280,10 +280,7 @@ func (p *Provisioner) wanted(w *world, role backend.Role, count int) (specs []ba
 }
 
 // Rows gives what the journal knows of contracts that are not gone.
-func (p *Provisioner) Rows(ctx context.Context) ([]Row, error) {
-	rows, err := p.o.Journal.Rows(ctx)
-	return slices.DeleteFunc(rows, func(r Row) bool { return r.State == Gone }), err
-}
+func (p *Provisioner) Rows(ctx context.Context) ([]Row, error) { return Rows(ctx, p.o.Journal) }
 
 // Health asks the backend.
 func (p *Provisioner) Health(ctx context.Context, b backend.Backend) backend.Health {

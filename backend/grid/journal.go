@@ -3,6 +3,7 @@ package grid
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/threefoldtech/quantumd/backend"
@@ -41,6 +42,12 @@ type Row struct {
 // Backend is that of a row that is ready.
 func (r Row) Backend(password backend.Secret, group string) backend.Backend {
 	return backend.Backend{ID: r.ID, Role: r.Role, Address: r.Address, Namespace: r.Namespace, Password: password, Group: group}
+}
+
+// Rows gives what a journal knows of contracts that are not gone.
+func Rows(ctx context.Context, j Journal) ([]Row, error) {
+	rows, err := j.Rows(ctx)
+	return slices.DeleteFunc(rows, func(r Row) bool { return r.State == Gone }), err
 }
 
 // Journal keeps rows durably.

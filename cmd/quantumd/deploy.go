@@ -454,6 +454,15 @@ func (c *destroyCmd) Run(ctx context.Context, a *app) error {
 	if err := p.Retire(ctx, ids...); err != nil {
 		return err
 	}
+	if err := a.setAside(layout); err != nil {
+		return err
+	}
+	return a.done("%d backends destroyed", len(list))
+}
+
+// setAside moves what a frontend has out of the way of a new system, once its
+// backends are destroyed.
+func (a *app) setAside(layout qsfs.Layout) error {
 	aside, err := qsfs.SetAside(layout)
 	if err != nil {
 		return fmt.Errorf("the backends are destroyed; what the frontend has is in the way of a new system: %w", err)
@@ -461,7 +470,7 @@ func (c *destroyCmd) Run(ctx context.Context, a *app) error {
 	if aside != "" {
 		a.notef("what the frontend had is kept in %s; remove it when it is not needed", aside)
 	}
-	return a.done("%d backends destroyed", len(list))
+	return nil
 }
 
 // mayDestroy refuses while the system of these folders runs or is installed,

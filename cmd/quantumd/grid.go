@@ -280,7 +280,7 @@ func (c *destroyCmd) onGrid(ctx context.Context, a *app, cfg *config.Config) err
 		return err
 	}
 	if c.Retired {
-		if held, err = a.retired(ctx, cfg, p, held); err != nil {
+		if held, err = a.retired(ctx, cfg, held); err != nil {
 			return err
 		}
 	}
@@ -304,12 +304,8 @@ func (c *destroyCmd) onGrid(ctx context.Context, a *app, cfg *config.Config) err
 	if c.Retired {
 		return a.done("%d contracts cancelled", len(held))
 	}
-	aside, err := qsfs.SetAside(layout)
-	if err != nil {
-		return fmt.Errorf("the backends are destroyed; what the frontend has is in the way of a new system: %w", err)
-	}
-	if aside != "" {
-		a.notef("what the frontend had is kept in %s; remove it when it is not needed", aside)
+	if err := a.setAside(layout); err != nil {
+		return err
 	}
 	return a.done("%d contracts cancelled", len(held))
 }
@@ -326,7 +322,7 @@ func (c *destroyCmd) sure(a *app, cfg *config.Config, n int) error {
 }
 
 // retired picks the contracts that no set of backends names.
-func (a *app) retired(ctx context.Context, cfg *config.Config, p *grid.Provisioner, held []grid.Held) ([]grid.Held, error) {
+func (a *app) retired(ctx context.Context, cfg *config.Config, held []grid.Held) ([]grid.Held, error) {
 	found := cfg.Clone()
 	if len(found.Backends) == 0 {
 		for _, h := range held {
@@ -343,7 +339,7 @@ func (a *app) retired(ctx context.Context, cfg *config.Config, p *grid.Provision
 	if err != nil {
 		return nil, err
 	}
-	rows, err := p.Rows(ctx)
+	rows, err := ongrid.Rows(ctx, a.layout(cfg))
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/threefoldtech/quantumd/backend"
 	"github.com/threefoldtech/quantumd/backend/grid"
 	"github.com/threefoldtech/quantumd/engine/zdb"
+	"github.com/threefoldtech/quantumd/qsfs/ongrid"
 )
 
 // interfaces lists the IPv6 addresses of this machine, from /proc/net/if_inet6.
@@ -86,7 +87,7 @@ func networkMycelium(_ context.Context, x *examination) []Result {
 
 // rents says whether backends are still to be rented that are reached by a connection.
 func (x *examination) rents(c grid.Connection) bool {
-	return x.Config != nil && len(x.Backends) == 0 && x.Config.Mnemonic != "" && x.Config.DeploymentName != "" && x.Config.ZdbConnectionType == string(c)
+	return x.Config != nil && len(x.Backends) == 0 && ongrid.Uses(x.Config) && x.Config.ZdbConnectionType == string(c)
 }
 
 // routed says whether the kernel has a route for a prefix, or a part of it.

@@ -261,7 +261,7 @@ var illnesses = []illness{
 	{"network-mycelium", "not there, and backends are to be rented", func(p *patient) {
 		p.facts(map[string]string{"proc/net/if_inet6": "00000000000000000000000000000001 01 80 10 80       lo\n"})
 		p.o.Config.Backends, p.o.Backends = nil, nil
-		p.o.Config.Mnemonic, p.o.Config.DeploymentName = "words", "demo"
+		p.o.Config.Mnemonic, p.o.Config.DeploymentName, p.o.Config.Network = "words", "demo", "dev"
 	}, Problem, "the backends to rent will be in the mycelium network"},
 	{"network-mycelium", "yggdrasil is not there", func(p *patient) {
 		for i := range p.o.Config.Backends {

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"net/netip"
 	"path/filepath"
-	"slices"
 	"sync"
 
 	"github.com/threefoldtech/quantumd/backend"
@@ -22,8 +21,7 @@ func JournalPath(l qsfs.Layout) string { return filepath.Join(l.State, "grid.db"
 // Rows lists what the journal of a layout knows of contracts that are not gone; nothing
 // where there is no journal.
 func Rows(ctx context.Context, l qsfs.Layout) ([]grid.Row, error) {
-	rows, err := (&journal{path: JournalPath(l)}).Rows(ctx)
-	return slices.DeleteFunc(rows, func(r grid.Row) bool { return r.State == grid.Gone }), err
+	return grid.Rows(ctx, &journal{path: JournalPath(l)})
 }
 
 // journal keeps rows in SQLite. Between turns the file is closed.
