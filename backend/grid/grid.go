@@ -194,7 +194,7 @@ func (p *Provisioner) List(ctx context.Context) ([]backend.Backend, error) {
 	}
 	gone := map[string]bool{}
 	for _, r := range rows {
-		if r.State == Gone || r.State == Leaving {
+		if r.Namespace != "" && (r.State == Gone || r.State == Leaving) { // one that was never made has none
 			gone[r.Namespace] = true
 		}
 	}

@@ -306,6 +306,18 @@ func TestStandingLimit(t *testing.T) {
 	require.Equal(t, 10, e.f.made)
 }
 
+// A contract that was never made has no namespace; that hides no listed backend in its
+// server's default one.
+func TestListedInTheDefaultNamespace(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, 20)
+	e.o.Known = []backend.Backend{{ID: "data0", Role: backend.Data}}
+	require.NoError(t, e.j.Save(t.Context(), grid.Row{Name: "demo_13_data_1", ID: "data1", Role: backend.Data, Node: 1, State: grid.Gone, Error: "refused"}))
+	list, err := e.provisioner().List(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, e.o.Known, list)
+}
+
 // What a configuration lists is counted, whoever runs it: nothing is rented beside it.
 func TestListedBackendsCount(t *testing.T) {
 	t.Parallel()
